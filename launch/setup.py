@@ -1,0 +1,21 @@
+from setuptools import find_packages, setup
+
+PACKAGE = "dual_nav_bringup"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
+        ("share/" + PACKAGE, ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    maintainer="Dual Nav maintainers",
+    maintainer_email="maintainers@dual-nav.dev",
+    description="Launch, replay and system tests.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["replay = dual_nav_bringup.replay:main", "run_launch = dual_nav_bringup.launch_runner:main"]},
+)

@@ -1,0 +1,21 @@
+from setuptools import find_packages, setup
+
+PACKAGE = "s2_planner_node"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={PACKAGE: ["prompts/*.json"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
+        ("share/" + PACKAGE, ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    zip_safe=False,
+    maintainer="Dual Nav maintainers",
+    maintainer_email="maintainers@dual-nav.dev",
+    description="S2 planner node.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["s2_planner = s2_planner_node.node:main"]},
+)
