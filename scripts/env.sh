@@ -1,0 +1,27 @@
+# Source this in bash to use the workspace: `. scripts/env.sh`. ROS 2 (installation or wheels), the Python
+# environment, the built packages and the DDS profile for images. Settings made before are kept.
+_workspace="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+if [ ! -f "$_workspace/install/setup.bash" ]; then
+  echo "env.sh: the workspace is not built yet: run 'make' in $_workspace" >&2
+  unset _workspace
+  return 1
+fi
+# The generated setup files read variables that may be unset.
+case $- in *u*) _nounset=1; set +u ;; *) _nounset= ;; esac
+_ros="$(python3 "$_workspace/scripts/setup_workspace.py" --where)"
+if [ "$_ros" = wheels ]; then
+  . "$_workspace/.venv/setup.bash"
+else
+  . "$_ros/setup.bash"
+  # The environment's own packages come before the installation's.
+  export PYTHONPATH="$(echo "$_workspace"/.venv/lib/python3.*/site-packages)${PYTHONPATH:+:$PYTHONPATH}"
+fi
+export PATH="$_workspace/.venv/bin:$PATH"
+. "$_workspace/install/setup.bash"
+# Camera images do not fit the shared-memory segments Fast DDS has by default; see docs/dds.md.
+: "${FASTDDS_DEFAULT_PROFILES_FILE:=$_workspace/launch/config/fastdds.xml}"
+export FASTDDS_DEFAULT_PROFILES_FILE
+: "${RMW_IMPLEMENTATION:=rmw_fastrtps_cpp}"
+export RMW_IMPLEMENTATION
+[ -n "$_nounset" ] && set -u
+unset _workspace _ros _nounset
