@@ -23,5 +23,9 @@ export PATH="$_workspace/.venv/bin:$PATH"
 export FASTDDS_DEFAULT_PROFILES_FILE
 : "${RMW_IMPLEMENTATION:=rmw_fastrtps_cpp}"
 export RMW_IMPLEMENTATION
-[ -n "$_nounset" ] && set -u
+# Humble knows this variable only; later distributions warn about it.
+if [ "${ROS_DISTRO:-}" = humble ] && [ "${ROS_AUTOMATIC_DISCOVERY_RANGE:-}" = LOCALHOST ]; then
+  export ROS_LOCALHOST_ONLY=1
+fi
+[ -z "$_nounset" ] || set -u
 unset _workspace _ros _nounset

