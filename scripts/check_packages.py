@@ -109,7 +109,9 @@ def main() -> int:
             listed = set(re.findall(r'"((?:msg|srv|action)/\w+\.\w+)"', (folder / "CMakeLists.txt").read_text()))
             there = {str(p.relative_to(folder)) for d in ("msg", "srv", "action") for p in (folder / d).glob("*.*")}
             for path in sorted(listed ^ there):
-                problems.append(f"{package.name}: {path} is only in {'CMakeLists.txt' if path in listed else 'its folder'}")
+                problems.append(
+                    f"{package.name}: {path} is only in {'CMakeLists.txt' if path in listed else 'its folder'}"
+                )
     for problem in problems:
         print(problem)
     print(f"{len(folders)} packages, {len(problems)} problems")

@@ -127,7 +127,7 @@ def find_ros() -> Path | None:
 
 
 def check_machine(ros: Path | None) -> None:
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 (an older Python can start this script)
         raise SetupError(f"Python {platform.python_version()} is too old: 3.10 or newer is needed.")
     missing = [tool for tool in ("git", "make", "cmake", "gcc", "g++") if shutil.which(tool) is None]
     if missing:
@@ -162,8 +162,11 @@ def make_environment(ros: Path | None) -> None:
         # Wheels for one kind of accelerator (or none): PyTorch keeps an index of its own for each.
         run_step("torch", [*pip, "--index-url", os.environ["TORCH_INDEX_URL"], "torch"], STATE / "torch.log")
     wanted = [argument for file in files for argument in ("-r", str(file))]
-    run_step("torch, transformers, ROS 2 and tools" if ros is None else "torch, transformers and tools",
-             [*pip, *wanted], STATE / "pip.log")
+    run_step(
+        "torch, transformers, ROS 2 and tools" if ros is None else "torch, transformers and tools",
+        [*pip, *wanted],
+        STATE / "pip.log",
+    )
     if ros is None:
         relocate_wheels()
         write_prefix_setup()
