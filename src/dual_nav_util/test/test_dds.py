@@ -1,0 +1,48 @@
+"""The DDS check tells the shipped profile from Fast DDS as it comes, in real processes with real participants."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dual_nav_util.dds import image_transport_warnings
+
+PROFILE = Path(__file__).resolve().parents[3] / "launch" / "config" / "fastdds.xml"
+PROGRAM = """
+import rclpy
+from dual_nav_util.dds import image_transport_warnings
+rclpy.init()
+node = rclpy.create_node("dds_check")
+print("\\n".join(image_transport_warnings(rclpy.get_rmw_implementation_identifier())))
+"""
+
+pytest.importorskip("rclpy", reason="needs ROS 2: source scripts/env.sh")
+
+
+def warnings_with_profile(profile: str) -> str:
+    environment = {
+        **os.environ,
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
+        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    return run.stdout.strip()
+
+
+def test_nothing_is_said_when_the_shipped_profile_is_in_force():
+    assert warnings_with_profile(str(PROFILE)) == ""
+
+
+def test_a_profile_that_cannot_be_read_is_named_with_what_is_in_force_instead(tmp_path):
+    said = warnings_with_profile(str(tmp_path / "absent.xml"))
+    assert "absent.xml" in said
+    assert "needed: 16384 kB" in said
+
+
+def test_another_rmw_is_named():
+    assert "rmw_cyclonedds_cpp" in image_transport_warnings("rmw_cyclonedds_cpp")[0]
