@@ -1,3 +1,5 @@
+from glob import glob
+
 from setuptools import find_packages, setup
 
 PACKAGE = "dual_nav_bringup"
@@ -10,6 +12,8 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
         ("share/" + PACKAGE, ["package.xml"]),
+        ("share/" + PACKAGE + "/launch", glob("launch/*.launch.xml")),
+        ("share/" + PACKAGE + "/config", glob("config/*")),
     ],
     install_requires=["setuptools"],
     # colcon runs a package's tests with pytest when it finds this.
@@ -19,5 +23,11 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="Launch, replay and system tests.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["replay = dual_nav_bringup.replay:main", "run_launch = dual_nav_bringup.launch_runner:main"]},
+    entry_points={
+        "console_scripts": [
+            "make_bag = dual_nav_bringup.make_bag:main",
+            "replay = dual_nav_bringup.replay:main",
+            "run_launch = dual_nav_bringup.launch_runner:main",
+        ]
+    },
 )
