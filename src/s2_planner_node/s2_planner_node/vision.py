@@ -54,7 +54,7 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def _rotary_angles(row_column: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos, sin (patches, 1, head_dim): first quarter of the frequencies turns with the row, second with the column."""
+    """cos, sin (patches, 1, head_dim): a quarter of the channels turns with the row, the next with the column."""
     frequencies = 10000.0 ** -(torch.arange(0, head_dim // 2, 2, dtype=torch.float32) / (head_dim // 2))
     angles = (row_column[:, :, None].float() * frequencies.to(row_column.device)).flatten(1)
     angles = torch.cat((angles, angles), -1)[:, None, :]

@@ -1,0 +1,361 @@
+"""Write a checkpoint with random weights in exactly the layout of the releases.
+
+``make_checkpoint FOLDER --size tiny --system1 nextdit_async`` gives what a release has: config.json with
+``model_type`` internvla_n1, sharded safetensors with the released key names, tokenizer, chat template and image
+processor config. Both processes load it through the code that loads a release. The weights know nothing.
+
+``--answers`` makes a fixture for tests and smoke runs: weights set so that the real forward pass and greedy decoding
+give the stated answer to every prompt (see ``answer_fixture.py``). It is still no trained model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dual_nav_training.answer_fixture import AnswerFixture
+from dual_nav_training.random_tokenizer import CHAT_TEMPLATE, RELEASE_TOKEN_IDS, build_tokenizer, special_token_ids
+from s1_controller_node.checkpoint import expected_shapes as system1_shapes
+from s2_planner_node.checkpoint import expected_shapes as s2_shapes
+from s2_planner_node.checkpoint import has_system1
+
+SIZES = ("tiny", "small", "release")
+SYSTEM1 = ("nextdit_async", "nextdit", "navdp_async", "none", "navdp_standalone")
+STANDALONE = "navdp_standalone"
+Progress = Callable[[str], None]
+
+_RELEASE_SHARD_BYTES = 5 * 10**9
+_MIN_SHARDS = 3  # a small checkpoint is sharded, too: it goes through the same code
+
+_SMALL_VOCABULARY = 1024
+_S2_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": _SMALL_VOCABULARY,
+        "max_position_embeddings": 16384,
+        "mrope_section": [2, 3, 3],
+        "vision": {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "fullatt_block_indexes": [1]},
+    },
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": _SMALL_VOCABULARY,
+        "max_position_embeddings": 16384,
+        "mrope_section": [4, 6, 6],
+        "vision": {"depth": 4, "hidden_size": 192, "intermediate_size": 512, "num_heads": 6, "fullatt_block_indexes": [3]},
+    },
+    "release": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "max_position_embeddings": 128000,
+        "mrope_section": [16, 24, 24],
+        "vision": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+    },
+}  # fmt: skip
+
+_TINY_ENCODER = {"dim": 32, "depth": 2, "num_heads": 2}
+# system1_config of small checkpoints; a release has none, which means release sizes.
+_S1_SIZES: dict[str, dict[str, Any]] = {
+    "nextdit_async": {
+        "num_memory_tokens": 8,
+        "dit": {"dim": 48, "num_layers": 2, "num_heads": 2, "ffn_multiple_of": 32, "condition_dim": 64},
+        "vision": _TINY_ENCODER,
+        "memory_encoder": {"num_layers": 1, "num_heads": 2, "ffn_dim": 64},
+        "resampler": {"num_layers": 1, "num_heads": 2, "ffn_dim": 64},
+    },
+    "nextdit": {"dit": {"dim": 48, "num_layers": 2, "num_heads": 2, "ffn_multiple_of": 32, "condition_dim": 64}},
+    "navdp_async": {
+        "temporal_depth": 2,
+        "heads": 2,
+        "token_dim": 32,
+        "former_heads": 2,
+        "former_layers": 1,
+        "former_feed_forward": 64,
+        "encoder": _TINY_ENCODER,
+    },
+}
+_S1_SIZES[STANDALONE] = _S1_SIZES["navdp_async"]
+
+
+def make_config(size: str = "tiny", system1: str = "nextdit_async") -> dict[str, Any]:
+    """Contents of config.json. ``small`` and ``release`` have a System 1 of release size."""
+    if size not in SIZES:
+        raise ValueError(f"size is {size!r}, expected one of {', '.join(SIZES)}")
+    if system1 not in SYSTEM1:
+        raise ValueError(f"system1 is {system1!r}, expected one of {', '.join(SYSTEM1)}")
+    system1_config = {"system1_config": _S1_SIZES[system1]} if size == "tiny" and system1 in _S1_SIZES else {}
+    if system1 == STANDALONE:
+        return {"model_type": "navdp", **system1_config}
+    config = s2_config(**_S2_SIZES[size])
+    if system1 != "none":
+        config |= {"system1": system1, "n_query": 4, **system1_config}
+    return config
+
+
+def s2_config(*, mrope_section: Sequence[int], vision: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
+    """The Qwen2.5-VL part of config.json, flat as transformers 4.51 writes it, for any sizes."""
+    ids = special_token_ids(sizes["vocab_size"])
+    return {
+        "architectures": ["InternVLAN1ForCausalLM"],
+        "model_type": "internvla_n1",
+        **sizes,
+        "attention_dropout": 0.0,
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "hidden_act": "silu",
+        "image_token_id": ids["<|image_pad|>"],
+        "initializer_range": 0.02,
+        "max_window_layers": sizes["num_hidden_layers"],
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": {"mrope_section": list(mrope_section), "rope_type": "default", "type": "default"},
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16" if sizes["vocab_size"] > RELEASE_TOKEN_IDS["<traj>"] else "float32",
+        "transformers_version": "4.51.0",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "video_token_id": ids["<|video_pad|>"],
+        "vision_config": {
+            "hidden_act": "silu",
+            "in_channels": 3,
+            "in_chans": 3,
+            "model_type": "qwen2_5_vl",
+            "out_hidden_size": sizes["hidden_size"],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+            "window_size": 112,
+            **vision,
+        },
+        "vision_end_token_id": ids["<|vision_end|>"],
+        "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_token_id": ids["<|video_pad|>"],
+    }
+
+
+def write_checkpoint(
+    folder: str | Path,
+    config: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    answers: Sequence[str] = (),
+    progress: Progress = lambda line: None,
+) -> Path:
+    """Write a random checkpoint for ``config`` (as from ``make_config``) into ``folder`` and return it.
+
+    ``answers``: none, or the answer of turn 1 and, after a ``↓``, that of the look-down turn. The folder appears
+    under its name only when it is complete. Raises ``ValueError`` for settings that do not go together,
+    ``FileExistsError`` if the folder holds something else than a checkpoint written here.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
+        raise FileExistsError(f"{folder} exists and was not written by make_checkpoint; choose another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_files(partial, config, seed, answers, progress)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+_MARK = "RANDOM_WEIGHTS.txt"
+
+
+def _write_files(
+    folder: Path, config: Mapping[str, Any], seed: int, answers: Sequence[str], progress: Progress
+) -> None:
+    shapes = tensor_shapes(config)
+    fixture = None
+    if config["model_type"] == "navdp":
+        if answers:
+            raise ValueError("answers are given, but a standalone NavDP checkpoint has no language model")
+    else:
+        tokenizer = build_tokenizer(config, answers)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+        _write_json(folder / "preprocessor_config.json", _preprocessor_config(config))
+        _write_json(
+            folder / "generation_config.json",
+            {"bos_token_id": config["bos_token_id"], "do_sample": False, "eos_token_id": config["eos_token_id"]},
+        )
+        if answers:
+            fixture = AnswerFixture(config, tokenizer, answers)
+    _write_json(folder / "config.json", config)
+    note = f"Random weights, seed {seed}: not a trained model."
+    if answers:
+        note += f" Its answers are fixed: {' then '.join(answers)}."
+    (folder / _MARK).write_text(note + "\n", encoding="utf-8")
+
+    dtype = getattr(torch, config.get("torch_dtype", "float32"))
+    shards = _plan_shards(shapes, torch.empty((), dtype=dtype).element_size())
+    weight_map: dict[str, str] = {}
+    for number, keys in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {}
+        for key in keys:
+            value = random_tensor(key, shapes[key], seed)
+            if fixture is not None:
+                value = fixture.shape_weight(key, value)
+            tensors[key] = value.to(dtype).contiguous()
+            weight_map[key] = name
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        progress(f"{name}: {len(keys)} tensors, {sum(t.nbytes for t in tensors.values()) / 1e6:.1f} MB")
+    total = sum(math.prod(shape) for shape in shapes.values()) * torch.empty((), dtype=dtype).element_size()
+    _write_json(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+    )
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Released key → shape of the whole checkpoint: what S2 and S1 each expect from it."""
+    if config["model_type"] == "navdp":
+        return system1_shapes(config)
+    shapes = dict(s2_shapes(config))
+    if has_system1(config):
+        shapes.update(system1_shapes(config))
+    return shapes
+
+
+def random_tensor(key: str, shape: Sequence[int], seed: int) -> torch.Tensor:
+    """float32 weights that depend on key, shape and seed only: scales near 1, small biases, matrices of unit gain."""
+    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
+    value = torch.randn(tuple(shape), generator=generator)
+    leaf = key.rsplit(".", 1)[-1]
+    if len(shape) <= 1:
+        return 1 + 0.02 * value if leaf in ("weight", "gamma") else 0.02 * value
+    is_table = leaf == "latent_queries" or key.endswith(("embed_tokens.weight", "_embedding.weight", "pos_embed"))
+    return 0.2 * value if is_table else value / math.sqrt(math.prod(shape[1:]))
+
+
+def _plan_shards(shapes: Mapping[str, Sequence[int]], item_bytes: int) -> list[list[str]]:
+    """Keys of each shard, in order; no shard above the release's shard size, at least three shards."""
+    sizes = {key: math.prod(shape) * item_bytes for key, shape in shapes.items()}
+    limit = min(_RELEASE_SHARD_BYTES, math.ceil(sum(sizes.values()) / _MIN_SHARDS))
+
+    def split() -> Iterator[list[str]]:
+        keys: list[str] = []
+        filled = 0
+        for key, size in sizes.items():
+            if keys and filled + size > limit:
+                yield keys
+                keys, filled = [], 0
+            keys.append(key)
+            filled += size
+        yield keys
+
+    return list(split())
+
+
+def _tokenizer_config() -> dict[str, Any]:
+    return {
+        "add_prefix_space": False,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "model_max_length": 131072,
+        "pad_token": "<|endoftext|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": None,
+    }
+
+
+def _preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    vision = config["vision_config"]
+    return {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "max_pixels": 12845056,
+        "merge_size": vision["spatial_merge_size"],
+        "min_pixels": 3136,
+        "patch_size": vision["patch_size"],
+        "processor_class": "Qwen2_5_VLProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "temporal_patch_size": vision["temporal_patch_size"],
+    }
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console command ``make_checkpoint``."""
+    parser = argparse.ArgumentParser(prog="make_checkpoint", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path, help="folder to write; replaced if it is a random checkpoint already")
+    parser.add_argument("--size", choices=SIZES, default="tiny", help="release: sizes of the 7B release, 17 GB")
+    parser.add_argument("--system1", choices=SYSTEM1, default="nextdit_async")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--answers",
+        nargs="+",
+        default=[],
+        metavar="TEXT",
+        help="fixed answer of turn 1 (e.g. '→→' or STOP), or ↓ and the look-down turn's answer (e.g. ↓ '320 240')",
+    )
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    try:
+        config = make_config(options.size, options.system1)
+        folder = write_checkpoint(
+            options.folder,
+            config,
+            seed=options.seed,
+            answers=options.answers,
+            progress=lambda line: print(line, flush=True),
+        )
+    except (ValueError, OSError) as error:
+        print(f"make_checkpoint: {error}", file=sys.stderr)
+        return 1
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(
+        f"{folder}: {size:.1f} MB of random weights ({options.size}, {options.system1}), {time.monotonic() - started:.1f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
