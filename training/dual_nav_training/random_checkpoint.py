@@ -49,7 +49,13 @@ _S2_SIZES: dict[str, dict[str, Any]] = {
         "vocab_size": _SMALL_VOCABULARY,
         "max_position_embeddings": 16384,
         "mrope_section": [2, 3, 3],
-        "vision": {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "fullatt_block_indexes": [1]},
+        "vision": {
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "fullatt_block_indexes": [1],
+        },
     },
     "small": {
         "hidden_size": 256,
@@ -60,7 +66,13 @@ _S2_SIZES: dict[str, dict[str, Any]] = {
         "vocab_size": _SMALL_VOCABULARY,
         "max_position_embeddings": 16384,
         "mrope_section": [4, 6, 6],
-        "vision": {"depth": 4, "hidden_size": 192, "intermediate_size": 512, "num_heads": 6, "fullatt_block_indexes": [3]},
+        "vision": {
+            "depth": 4,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_heads": 6,
+            "fullatt_block_indexes": [3],
+        },
     },
     "release": {
         "hidden_size": 3584,
@@ -79,7 +91,7 @@ _S2_SIZES: dict[str, dict[str, Any]] = {
             "fullatt_block_indexes": [7, 15, 23, 31],
         },
     },
-}  # fmt: skip
+}
 
 _TINY_ENCODER = {"dim": 32, "depth": 2, "num_heads": 2}
 # system1_config of small checkpoints; a release has none, which means release sizes.
@@ -350,10 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"make_checkpoint: {error}", file=sys.stderr)
         return 1
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    print(
-        f"{folder}: {size:.1f} MB of random weights ({options.size}, {options.system1}), {time.monotonic() - started:.1f} s"
-    )
+    size, took = sum(file.stat().st_size for file in folder.iterdir()) / 1e6, time.monotonic() - started
+    print(f"{folder}: {size:.1f} MB of random weights ({options.size}, {options.system1}), {took:.1f} s")
     return 0
 
 

@@ -28,7 +28,8 @@ _TEXT_FIELDS = (
     "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling",
 )  # fmt: skip
 _TEXT_FIELDS_WITH_DEFAULT = (
-    "hidden_act", "max_position_embeddings", "initializer_range", "tie_word_embeddings", "bos_token_id", "eos_token_id",
+    "hidden_act", "max_position_embeddings", "initializer_range", "tie_word_embeddings", "bos_token_id",
+    "eos_token_id",
 )  # fmt: skip
 _TOKEN_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 _VISION_FIELDS = (
