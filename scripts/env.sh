@@ -18,9 +18,10 @@ else
 fi
 export PATH="$_workspace/.venv/bin:$PATH"
 . "$_workspace/install/setup.bash"
-# Camera images do not fit the shared-memory segments Fast DDS has by default; see docs/dds.md.
+# Camera images do not fit the shared-memory segments Fast DDS has by default. Fast DDS 3 and 2 read one name each.
 : "${FASTDDS_DEFAULT_PROFILES_FILE:=$_workspace/launch/config/fastdds.xml}"
-export FASTDDS_DEFAULT_PROFILES_FILE
+: "${FASTRTPS_DEFAULT_PROFILES_FILE:=$FASTDDS_DEFAULT_PROFILES_FILE}"
+export FASTDDS_DEFAULT_PROFILES_FILE FASTRTPS_DEFAULT_PROFILES_FILE
 : "${RMW_IMPLEMENTATION:=rmw_fastrtps_cpp}"
 export RMW_IMPLEMENTATION
 # Humble knows this variable only; later distributions warn about it.
