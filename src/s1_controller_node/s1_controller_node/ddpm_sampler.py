@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from s1_controller_node.tensor_checks import check_tensor
+from .checks import check_indices, check_tensor
 
 _COSINE_OFFSET = 0.008  # keeps the first noise level from being vanishingly small
 _MAX_BETA = 0.999
@@ -52,7 +52,7 @@ Schedule = tuple[Step, ...]
 def alphas_cumprod(train_steps: int) -> list[float]:
     """Share of signal variance left after each training step, for ``train_steps`` of the capped cosine schedule."""
     if not isinstance(train_steps, int) or isinstance(train_steps, bool) or train_steps < 2:
-        raise ValueError(f"train_steps must be an integer of at least 2, got {train_steps!r}")
+        raise ValueError(f"train_steps: expected an integer of at least 2, got {train_steps!r}")
 
     def bar(share: float) -> float:
         return math.cos((share + _COSINE_OFFSET) / (1.0 + _COSINE_OFFSET) * math.pi / 2) ** 2
@@ -93,7 +93,7 @@ def dpm_solver_schedule(train_steps: int, num_steps: int) -> Schedule:
     """
     products = alphas_cumprod(train_steps)
     if not isinstance(num_steps, int) or isinstance(num_steps, bool) or not 1 <= num_steps < train_steps:
-        raise ValueError(f"num_steps must be an integer from 1 to {train_steps - 1}, got {num_steps!r}")
+        raise ValueError(f"num_steps: expected an integer from 1 to {train_steps - 1}, got {num_steps!r}")
     spacing = (train_steps - 1) / num_steps
     times = [round(i * spacing) for i in range(num_steps, 0, -1)]
     half_log_snr = [0.5 * math.log(products[t] / (1.0 - products[t])) for t in times]
@@ -120,9 +120,9 @@ def add_noise(clean: Tensor, noise: Tensor, timesteps: Tensor, train_steps: int)
     Args:
         clean, noise: (B, T, C); timesteps: (B,) integers in 0..train_steps-1.
     """
-    check_tensor("clean", clean, ("batch", "steps", "channels"))
+    check_tensor("clean", clean, (None, None, None))
     check_tensor("noise", noise, tuple(clean.shape))
-    check_tensor("timesteps", timesteps, (clean.shape[0],), integer=True, low=0, high=train_steps - 1)
+    check_indices("timesteps", timesteps, (clean.shape[0],), train_steps)
     product = torch.tensor(alphas_cumprod(train_steps), dtype=torch.float64)[timesteps.cpu()].view(-1, 1, 1)
     alpha, sigma = product.sqrt().to(clean), (1.0 - product).sqrt().to(clean)
     return alpha * clean + sigma * noise
@@ -152,7 +152,7 @@ def sample(
     Returns:
         the denoised trajectories (S, T, C) float32 in [-1, 1].
     """
-    check_tensor("initial_noise", initial_noise, ("samples", "steps", "channels"))
+    check_tensor("initial_noise", initial_noise, (None, None, None))
     noisy_steps = sum(step.noise > 0.0 for step in schedule)
     if noisy_steps:
         check_tensor("step_noise", step_noise, (noisy_steps, *initial_noise.shape))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from s1_controller_node.navdp_core import NavDpCore, NavDpSizes, RgbdEncoder, decoder_layer
-from s1_controller_node.tensor_checks import check_tensor
+from .checks import check_tensor
+from .navdp_core import LearnedPositions, NavDpCore, NavDpSizes, RgbdEncoder, decoder_layer
 
 KEY_PREFIX = "model.navdp."
 
@@ -42,12 +42,6 @@ class _FixedSinusoids(nn.Module):
         self.register_buffer("pe", table)
 
 
-class _PositionTable(nn.Module):
-    def __init__(self, length: int, dim: int) -> None:
-        super().__init__()
-        self.position_embedding = nn.Embedding(length, dim)
-
-
 class GoalCompressor(nn.Module):
     """Any number of goal tokens to one, by cross attention with a learned query."""
 
@@ -55,14 +49,14 @@ class GoalCompressor(nn.Module):
         super().__init__()
         self.target_embedding = nn.Embedding(1, dim)
         self.positional_encoding = _FixedSinusoids(dim)  # in the checkpoint, not in the computation
-        self.token_positional_encoding = _PositionTable(max_tokens, dim)
-        self.query_positional_encoding = _PositionTable(max_tokens, dim)
+        self.token_positional_encoding = LearnedPositions(max_tokens, dim)
+        self.query_positional_encoding = LearnedPositions(max_tokens, dim)
         self.cross_attention = nn.MultiheadAttention(dim, heads, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) -> (B, 1, dim)."""
-        tokens = tokens + self.token_positional_encoding.position_embedding.weight[: tokens.shape[1]]
-        query = self.target_embedding.weight + self.query_positional_encoding.position_embedding.weight[:1]
+        tokens = tokens + self.token_positional_encoding.weight[: tokens.shape[1]]
+        query = self.target_embedding.weight + self.query_positional_encoding.weight[:1]
         query = query.expand(tokens.shape[0], -1, -1)
         return self.cross_attention(query, tokens, tokens, need_weights=False)[0]
 
@@ -79,7 +73,11 @@ class NavDp(NavDpCore):
         self.cond_pos_embed = nn.Parameter(torch.zeros(1, 2 + config.rgbd_tokens, dim))
         self.out_pos_embed = nn.Parameter(torch.zeros(1, config.predict_size, dim))
         self.vlm_embed_mlp = nn.Sequential(
-            nn.Linear(wide, wide // 4), nn.ReLU(), nn.Linear(wide // 4, wide // 8), nn.ReLU(), nn.Linear(wide // 8, dim)
+            nn.Linear(wide, wide // 4),
+            nn.ReLU(),
+            nn.Linear(wide // 4, wide // 8),
+            nn.ReLU(),
+            nn.Linear(wide // 8, dim),
         )
         self.goal_compressor = GoalCompressor(dim, config.heads, config.max_latents)
         # In the checkpoint, not in the computation:
@@ -97,10 +95,10 @@ class NavDp(NavDpCore):
 
     def project_latents(self, traj_latents: Tensor) -> Tensor:
         """(B, n_query, vlm_token_dim) -> (B, n_query, token_dim)."""
-        check_tensor("traj_latents", traj_latents, ("batch", "n_query", self.config.vlm_token_dim))
+        check_tensor("traj_latents", traj_latents, (None, None, self.config.vlm_token_dim))
         if traj_latents.shape[1] > self.config.max_latents:
             raise ValueError(
-                f"traj_latents may hold at most {self.config.max_latents} tokens, got {traj_latents.shape[1]}"
+                f"traj_latents: expected at most {self.config.max_latents} tokens, got {traj_latents.shape[1]}"
             )
         return self.vlm_embed_mlp(traj_latents.to(self.dtype))
 

@@ -8,14 +8,14 @@ weight out anew at every call. Elsewhere, and under ``torch.compile``, it is ``F
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-@lru_cache(maxsize=None)
+@cache
 def packing_works(dtype: torch.dtype) -> bool:
     """Whether this build of torch and this CPU run the packed kernels with the right result for ``dtype``."""
     if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
