@@ -15,7 +15,7 @@ class FrameHistory(Generic[Frame]):
 
     ``select`` returns the frames ``unique(linspace(0, n - 1, num_history, dtype=int))`` of the n frames added
     so far. Up to ``capacity`` frames this is exact. Longer episodes keep only every 2nd, then every 4th …
-    frame (and always the newest): each selected frame is then at most n / capacity frames away from the
+    frame (and always the newest): each selected frame is then at most n / (capacity - 1) frames away from the
     exact one, the first and the last are always exact. Frames taken while looking down do not belong here.
     """
 
