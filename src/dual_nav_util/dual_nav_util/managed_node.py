@@ -28,7 +28,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
 from .diagnostics import Incidents, StatusBuilder, diagnostic_array
-from .params import NodeParameters
+from .node_parameters import NodeParameters
 
 DIAGNOSTICS_PERIOD = 1.0  # s
 ACKNOWLEDGE_TIMEOUT = 0.2  # s to wait at the end until the last command has been received

@@ -1,4 +1,4 @@
-"""ROS parameters from a dataclass: declared with descriptor and range, checked together, locked while in use.
+"""Parameters of a node as a dataclass: descriptions, ranges, checks of single values and of all together.
 
 A node's parameters are one frozen dataclass; every field is made by `parameter`:
 
@@ -9,20 +9,15 @@ A node's parameters are one frozen dataclass; every field is made by `parameter`
         def __post_init__(self) -> None:      # what concerns several fields together
             if ...: raise ParameterError(...)
 
-Field types are bool, int, float and str. The dataclass itself needs no ROS.
+Field types are bool, int, float and str. Plain Python; `node_parameters.py` declares such a dataclass on a ROS node.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, get_type_hints
-
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.node import Node
-from rclpy.parameter import Parameter
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
@@ -34,7 +29,9 @@ class ParameterError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rule:
+class Rule:
+    """What is allowed for one parameter."""
+
     description: str
     low: float | None = None
     high: float | None = None
@@ -80,7 +77,7 @@ def parameter(
     is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
     if (low is None) != (high is None) or (is_number and low is None and choices is None):
         raise TypeError("a number needs low and high, or choices")
-    rule = _Rule(description, low, high, None if choices is None else tuple(choices), unit, dynamic)
+    rule = Rule(description, low, high, None if choices is None else tuple(choices), unit, dynamic)
     if not rule.admits(default):
         raise TypeError(f"the default {default!r} is not {rule.allowed()}")
     return dataclasses.field(default=default, metadata={"rule": rule})
@@ -108,99 +105,3 @@ def build(spec: type[T], values: dict[str, Any]) -> T:
             raise ParameterError(f"parameter '{field.name}' is {value!r}: must be {rule.allowed()}")
         checked[field.name] = value
     return spec(**checked)
-
-
-class NodeParameters(Generic[T]):
-    """Declares the fields of `spec` on a node and reads them back as one checked object.
-
-    An override (launch file, YAML, command line) that the descriptor refuses does not raise here: the parameter is
-    declared with its default, the bad value is remembered, and `read` reports it, so that configuration fails with a
-    message instead of the process at start. Setting the parameter to a good value heals that.
-
-    Between `lock` and `unlock` only dynamic fields can be set; `on_change` gets the new object then.
-    """
-
-    def __init__(self, node: Node, spec: type[T], on_change: Callable[[T], None] | None = None) -> None:
-        self._node = node
-        self._spec = spec
-        self._on_change = on_change
-        self._locked = False
-        self._refused: dict[str, Any] = {}
-        self._rules: dict[str, _Rule] = {}
-        types = get_type_hints(spec)
-        for field in dataclasses.fields(spec):  # type: ignore[arg-type]
-            self._rules[field.name] = field.metadata["rule"]
-            self._declare(field.name, field.default, types[field.name], field.metadata["rule"])
-        node.add_on_set_parameters_callback(self._check_set)
-
-    def read(self) -> T:
-        """The values of now.
-
-        Raises:
-            ParameterError: the first value that is not allowed, or fields that do not fit each other.
-        """
-        values = {name: self._node.get_parameter(name).value for name in self._rules}
-        return build(self._spec, values | self._refused)
-
-    def lock(self) -> None:
-        """From now on only dynamic parameters can be set."""
-        self._locked = True
-
-    def unlock(self) -> None:
-        """All parameters can be set again; they are read at the next configuration."""
-        self._locked = False
-
-    def _declare(self, name: str, default: Any, kind: type, rule: _Rule) -> None:
-        node, descriptor = self._node, _descriptor(kind, rule)
-        try:
-            node.declare_parameter(name, default, descriptor)
-            return
-        except (InvalidParameterTypeException, InvalidParameterValueException):
-            pass
-        # Declared once without type and range only to learn the override.
-        node.declare_parameter(name, descriptor=ParameterDescriptor(dynamic_typing=True))
-        override = node.get_parameter(name).value
-        node.undeclare_parameter(name)
-        if kind is float and type(override) is int and rule.admits(override):
-            default = float(override)
-        else:
-            self._refused[name] = override
-        node.declare_parameter(name, default, descriptor, ignore_override=True)
-
-    def _check_set(self, changes: Iterable[Parameter]) -> SetParametersResult:
-        wanted = {change.name: change.value for change in changes if change.name in self._rules}
-        if not wanted:
-            return SetParametersResult(successful=True)
-        fixed = [name for name in wanted if not self._rules[name].dynamic]
-        if self._locked and fixed:
-            return SetParametersResult(
-                successful=False,
-                reason=f"parameter '{fixed[0]}' cannot change while the node is configured: "
-                "deactivate and clean up the node first",
-            )
-        if self._locked:
-            values = {name: self._node.get_parameter(name).value for name in self._rules}
-            try:
-                changed = build(self._spec, values | wanted)
-            except ParameterError as error:
-                return SetParametersResult(successful=False, reason=str(error))
-            if self._on_change is not None:
-                self._on_change(changed)
-        for name in wanted:
-            self._refused.pop(name, None)
-        return SetParametersResult(successful=True)
-
-
-def _descriptor(kind: type, rule: _Rule) -> ParameterDescriptor:
-    unit = f" [{rule.unit}]" if rule.unit else ""
-    descriptor = ParameterDescriptor(description=rule.description + unit)
-    if rule.choices is not None:
-        descriptor.additional_constraints = rule.allowed()
-    elif rule.low is not None and rule.high is not None:
-        if kind is int:
-            descriptor.integer_range = [IntegerRange(from_value=int(rule.low), to_value=int(rule.high), step=1)]
-        else:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(rule.low), to_value=float(rule.high), step=0.0)
-            ]
-    return descriptor

@@ -38,6 +38,11 @@ def to_stamp(nanoseconds: int) -> Time:
     return Time(sec=seconds, nanosec=rest)
 
 
+def from_seconds(seconds: float) -> int:
+    """Seconds as whole nanoseconds."""
+    return round(seconds * NANOSECONDS)
+
+
 def seconds_between(earlier_ns: int, later_ns: int) -> float:
     """``later - earlier`` in seconds; negative when they are the other way round."""
     return (later_ns - earlier_ns) / NANOSECONDS

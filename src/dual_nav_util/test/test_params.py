@@ -7,7 +7,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from dual_nav_util.params import NodeParameters, ParameterError, build, parameter
+from dual_nav_util.node_parameters import NodeParameters
+from dual_nav_util.params import ParameterError, build, parameter
 
 
 @dataclasses.dataclass(frozen=True)
