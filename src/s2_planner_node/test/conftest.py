@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from s2_planner_node.checkpoint import LATENT_QUERIES, build_network, released_name
 from s2_planner_node.model import S2Model
 
 SHARED = Path(os.environ.get("NAV_SHARED_DIR", Path(__file__).resolve().parents[4] / "shared"))
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # small tensors: on a busy machine a second thread costs more than it gives
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from s2_planner_node.answer import Answer, AnswerError, parse_actions, parse_answer
 from s2_planner_node.prompt import load_template
 
@@ -34,7 +35,7 @@ def test_answers_the_reference_misreads_have_the_sensible_result_or_an_error(tex
     if pixel_goal is not None:
         assert parse_answer(text, ACTIONS).pixel_goal == pixel_goal
     else:
-        with pytest.raises(AnswerError, match="neither|single number") as error:
+        with pytest.raises(AnswerError, match=r"neither|single number") as error:
             parse_answer(text, ACTIONS)
         assert error.value.answer == text
 

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from conftest import random_network
+from safetensors.torch import save_file
+
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
 from s2_planner_node.checkpoint import (
     LATENT_QUERIES,
@@ -17,7 +19,6 @@ from s2_planner_node.checkpoint import (
     load_protocol,
     released_name,
 )
-from safetensors.torch import save_file
 
 
 def test_the_release_has_exactly_the_expected_keys_and_shapes(shared):

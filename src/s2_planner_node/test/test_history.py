@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from s2_planner_node.history import FrameHistory
 
 

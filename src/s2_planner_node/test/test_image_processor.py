@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from s2_planner_node.image_processor import ImageProcessor, resize_rgb
 
 
@@ -55,7 +56,7 @@ def test_a_bad_image_is_refused_with_expected_and_actual(image, message):
 
 @pytest.mark.parametrize("values", [{"patch_size": 0}, {"image_std": (0.0, 1.0, 1.0)}, {"min_pixels": 10**9}])
 def test_settings_that_cannot_work_are_refused(values):
-    with pytest.raises(ValueError, match="preprocessor_config.json"):
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
         ImageProcessor(**values)
 
 

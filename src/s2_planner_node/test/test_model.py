@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from s2_planner_node.decoder import KVCache, choose_attention
 from s2_planner_node.model import FeatureCache
 from s2_planner_node.sequence import ImageRef, rope_positions, token_sequence
@@ -211,6 +212,7 @@ def test_bfloat16_stays_close_to_float32(rng, tiny_config):
     import copy
 
     from conftest import random_network
+
     from s2_planner_node.model import S2Model
 
     network = random_network(tiny_config)

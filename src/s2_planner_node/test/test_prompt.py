@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from s2_planner_node.history import FrameHistory
 from s2_planner_node.prompt import (
     DEFAULT_TEMPLATE,
