@@ -16,6 +16,7 @@ from torch import Tensor
 from .checks import check_number, check_positive_int, check_shape, check_tensor
 from .nextdit import Condition, Modulations
 from .nextdit_model import ACTION_DIM, NextDiTModel
+from .sample_threads import SampleThreads
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -59,6 +60,8 @@ class FlowMatchingSampler:
         self._velocity = torch.compile(model.velocity, dynamic=False) if compile else model.velocity
         if cuda_graph and model.device.type != "cuda":
             raise ValueError(f"cuda_graph: expected a model on a CUDA device, got {model.device}")
+        # One device computes all samples at once; the cores of a CPU take a slice of the samples each.
+        self._in_slices = SampleThreads(None if model.device.type == "cpu" else 1)
         self._graphs: dict[tuple[int, ...], _GraphedLoop] | None = {} if cuda_graph else None
         with torch.inference_mode():
             # Time embeddings depend on the schedule alone, the null condition on the weights alone: once for all.
@@ -123,7 +126,7 @@ class FlowMatchingSampler:
         condition, modulations = self.prepare(tokens)
         x = noise.to(self.model.device, torch.float32)
         if self._graphs is None:
-            return self._run(x.clone(), condition, modulations)
+            return self._in_slices(lambda part: self._run(part, condition, modulations), x.clone())
         key = (*x.shape, condition.num_tokens)
         if key not in self._graphs:
             self._graphs[key] = _GraphedLoop(self._run, x, condition, modulations)
