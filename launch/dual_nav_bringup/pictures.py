@@ -121,4 +121,4 @@ def write_top_down(
     axes.set_title(title)
     if odometry:
         axes.legend(loc="best", framealpha=0.9)
-    figure.savefig(path, dpi=130)
+    figure.savefig(file, dpi=130)

@@ -1,0 +1,73 @@
+"""The launch files of this package describe both nodes completely, for one robot and for several."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ament_index_python", reason="needs ROS 2: source scripts/env.sh")
+
+from ament_index_python.packages import get_package_share_directory
+
+from dual_nav_bringup.launch_file import LaunchFileError, declared_arguments, load
+
+SHARE = Path(get_package_share_directory("dual_nav_bringup"))
+FILES = [SHARE / "launch" / name for name in ("robot.launch.xml", "replay.launch.xml")]
+
+
+def words_after(command: tuple[str, ...], flag: str) -> list[str]:
+    return [after for word, after in pairwise(command) if word == flag]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_both_nodes_start_by_themselves_and_only_the_planner_comes_back_after_a_crash(path):
+    s2, s1 = load(path, {"model": "/data/model"})
+    assert (s2.label, s1.label) == ("s2_planner", "s1_controller")
+    assert s2.respawn
+    assert s2.respawn_delay > 0
+    assert not s1.respawn
+    for process in (s2, s1):
+        parameters = words_after(process.command, "-p")
+        assert "autostart:=true" in parameters
+        assert 'model:="/data/model"' in parameters
+        (file,) = words_after(process.command, "--params-file")
+        assert Path(file).is_file()
+        assert Path(process.environment["FASTDDS_DEFAULT_PROFILES_FILE"]).is_file()
+        assert Path(process.environment["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
+
+
+def test_simulated_time_is_for_replays_only():
+    robot, replay = (load(path, {"model": "m"})[0].command for path in FILES)
+    assert "use_sim_time:=false" in robot
+    assert "use_sim_time:=true" in replay
+
+
+def test_two_robots_differ_in_the_namespace_alone_and_no_topic_leaves_it():
+    for process in load(FILES[0], {"model": "m", "namespace": "robot1"}):
+        remaps = words_after(process.command, "-r")
+        assert "__ns:=/robot1" in remaps
+        assert "rgb:=camera/color/image_raw" in remaps
+        assert not [remap for remap in remaps if ":=/" in remap and not remap.startswith("__ns")]
+
+
+def test_planner_and_controller_can_live_on_two_machines():
+    assert [process.label for process in load(FILES[0], {"model": "m", "s1": "false"})] == ["s2_planner"]
+    assert [process.label for process in load(FILES[0], {"model": "m", "s2": "false"})] == ["s1_controller"]
+
+
+def test_s1_can_have_a_checkpoint_and_a_device_of_its_own():
+    s2, s1 = load(FILES[0], {"model": "a", "s1_model": "b", "device": "cuda:0", "s1_device": "cpu"})
+    assert {'model:="a"', 'device:="cuda:0"'} <= set(s2.command)
+    assert {'model:="b"', 'device:="cpu"'} <= set(s1.command)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_argument_says_what_it_is_for(path):
+    arguments = declared_arguments(path)
+    assert all(argument.description for argument in arguments)
+    assert [argument.name for argument in arguments if argument.default is None] == ["model"]
+
+
+def test_a_mode_that_does_not_exist_is_refused():
+    with pytest.raises(LaunchFileError, match="mode:='fast' must be one of sync, partial_async"):
+        load(FILES[0], {"model": "m", "mode": "fast"})
