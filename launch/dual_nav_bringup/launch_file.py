@@ -2,7 +2,8 @@
 
 The same files are read by `ros2 launch`; the rules here are its rules:
 - `arg`, `let`: one flat set of names. An `arg` that is set already (command line, or the file that includes this
-  one) keeps its value. A `group` restores the names as they were before it.
+  one) keeps its value. A `group` restores the names as they were before it. What an included file must be given has
+  to be given in the `include`, even if it is set already.
 - `node`: pkg, exec, name, namespace, args, output, respawn, respawn_delay, if, unless; inside: param (name + value
   [+ type="str"], or from=), remap, env.
 - `executable`: cmd, name, output, respawn, respawn_delay, if, unless; inside: env.
@@ -267,7 +268,11 @@ class _Evaluation:
             child.check(set(), {"name", "value"})
             given[self.text(child, "name")] = self.text(child, "value")
         self.variables.update(given)
-        self.file(Path(self.text(element, "file")))
+        path = Path(self.text(element, "file"))
+        for argument in declared_arguments(path):
+            if argument.default is None and argument.name not in given:
+                raise element.error(f"argument '{argument.name}' of {path.name} must be given inside <include>")
+        self.file(path)
 
     def do_node(self, element: Element) -> None:
         element.check(PROCESS | {"namespace", "args"}, {"pkg", "exec"}, {"param", "remap", "env"})
@@ -381,8 +386,8 @@ def declared_arguments(path: Path) -> list[Argument]:
                 argument = _argument(element)
                 if argument.name not in given:
                     found.setdefault(argument.name, argument)
-                if argument.default is not None:
-                    evaluation.variables.setdefault(argument.name, evaluation.text(element, "default"))
+                # One that must be given has no value here; what its value leads to is not needed for a list.
+                evaluation.variables.setdefault(argument.name, evaluation.text(element, "default", ""))
             elif element.tag == "group":
                 walk(element, given)
             elif element.tag == "include":

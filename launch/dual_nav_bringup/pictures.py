@@ -95,7 +95,7 @@ def write_plan_pictures(
 
 
 def write_top_down(
-    path: Path, paths: Sequence[SeenPath], odometry: Sequence[tuple[float, float]], title: str
+    file: Path, paths: Sequence[SeenPath], odometry: Sequence[tuple[float, float]], title: str
 ) -> None:
     """All paths in the odometry frame, coloured by time, over the way the camera went; axes in metres, x forward."""
     figure = Figure(figsize=(8, 6.4), layout="constrained")

@@ -248,8 +248,8 @@ class Replay:
 
     def play(self, recording: Recording, topics: dict, folder: Path, model: str, random_weights: bool) -> int:
         options = self.options
-        compressed = topics["rgb"].type.endswith("CompressedImage")
-        arguments = [f"model:={model}", f"rgb_compressed:={str(compressed).lower()}", *options.launch]
+        transport = "compressed" if topics["rgb"].type.endswith("CompressedImage") else "raw"
+        arguments = [f"model:={model}", f"rgb_transport:={transport}", *options.launch]
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("replay")
         for warning in image_transport_warnings(rclpy.get_rmw_implementation_identifier()):

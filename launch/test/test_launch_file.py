@@ -100,11 +100,24 @@ def test_an_included_file_sees_given_values_and_those_of_the_command_line(tmp_pa
     assert [argument.name for argument in declared_arguments(path)] == ["b"]
 
 
+def test_what_an_included_file_must_be_given_is_given_in_the_include_as_ros2_launch_wants_it(tmp_path):
+    write(tmp_path, '<arg name="a"/><executable cmd="echo $(var a)"/>', "inner.launch.xml")
+    path = write(tmp_path, f'<arg name="a"/><include file="{tmp_path}/inner.launch.xml"/>')
+    with pytest.raises(LaunchFileError, match="argument 'a' of inner.launch.xml must be given inside <include>"):
+        load(path, {"a": "x"})
+
+
 def test_an_argument_keeps_its_description_default_and_choices(tmp_path):
     body = '<arg name="a" default="x" description="what\n  it is"><choice value="x"/><choice value="y"/></arg>'
     (argument,) = declared_arguments(write(tmp_path, body))
     assert (argument.name, argument.default, argument.description) == ("a", "x", "what it is")
     assert argument.choices == ("x", "y")
+
+
+def test_a_default_may_be_made_from_an_argument_that_must_be_given(tmp_path):
+    path = write(tmp_path, '<arg name="a"/><arg name="b" default="$(var a)/x"/><executable cmd="echo $(var b)"/>')
+    assert [argument.default for argument in declared_arguments(path)] == [None, "$(var a)/x"]
+    assert load(path, {"a": "1"})[0].command == ("echo", "1/x")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ def test_both_nodes_start_by_themselves_and_only_the_planner_comes_back_after_a_
         (file,) = words_after(process.command, "--params-file")
         assert Path(file).is_file()
         assert Path(process.environment["FASTDDS_DEFAULT_PROFILES_FILE"]).is_file()
-        assert Path(process.environment["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
 
 
 def test_simulated_time_is_for_replays_only():
