@@ -62,8 +62,8 @@ def works(backend: str) -> bool:
 
 
 def choose() -> str:
-    """Set up the first backend that works and return its name; RenderingError when there is none."""
-    chosen = os.environ.get("MUJOCO_GL")
+    """Set up the first backend that works and return its name; empty when there is none (nothing can be rendered)."""
+    chosen = os.environ.get("MUJOCO_GL", "")
     if chosen:
         if chosen == "osmesa":
             _preload_unpacked_osmesa()
@@ -72,7 +72,13 @@ def choose() -> str:
         if works(backend):
             prepare(backend)
             return backend
-    raise RenderingError(
-        "neither EGL nor OSMesa can be used for rendering: run 'python3 scripts/fetch_debian.py --retry', "
-        "or install libosmesa6 (or libegl1)"
-    )
+    return ""
+
+
+def require() -> None:
+    """RenderingError that says what to do, when nothing can be rendered."""
+    if not choose():
+        raise RenderingError(
+            "neither EGL nor OSMesa can be used for rendering: run 'python3 scripts/fetch_debian.py --retry', "
+            "or install libosmesa6 (or libegl1)"
+        )

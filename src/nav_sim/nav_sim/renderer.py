@@ -1,0 +1,132 @@
+"""Draw RGB and metric depth in one pass, on the CPU if need be.
+
+One `mjr_render` and one `mjr_readPixels` give both images. What lies outside of a camera's view cone is left out before
+drawing, which is worth most with furniture of many triangles.
+
+An OpenGL context belongs to the thread it was made on: make and use a renderer on one thread, and close it there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mujoco
+import numpy as np
+
+from . import gl
+from .camera import Camera
+from .scene import FAR, GROUP_COLLIDER, GROUP_CULLED, GROUP_FURNITURE, GROUP_HOUSE, GROUP_ROBOT, NEAR
+
+
+class Renderer:
+    """Off-screen renderer of one model."""
+
+    def __init__(self, model: mujoco.MjModel, camera: Camera) -> None:
+        gl.require()
+        self._model = model
+        self._camera = camera
+        self._gl = mujoco.GLContext(model.vis.global_.offwidth, model.vis.global_.offheight)
+        self._gl.make_current()
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 16)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_HAZE] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE]] = 1
+        self._free_camera = mujoco.MjvCamera()
+        self._group = model.geom_group.copy()
+        self._shown = np.isin(self._group, (GROUP_HOUSE, GROUP_FURNITURE))
+        self._near_far = (NEAR, FAR)
+
+    def close(self) -> None:
+        """Free the OpenGL context (OSMesa's are not freed by themselves)."""
+        if self._gl is not None:
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+
+    def _cull(self, data: mujoco.MjData, camera_id: int) -> None:
+        """Move geoms whose bounding sphere lies outside of the camera's view cone to a group that is not drawn."""
+        origin = data.cam_xpos[camera_id]
+        right, up, back = data.cam_xmat[camera_id].reshape(3, 3).T
+        offset = data.geom_xpos - origin
+        depth = -offset @ back
+        radius = self._model.geom_rbound
+        # Signed distance to the four side planes of the cone, which all run through the camera.
+        half_h, half_v = self._camera.hfov / 2, self._camera.vfov / 2
+        outside_h = np.abs(offset @ right) * math.cos(half_h) - depth * math.sin(half_h)
+        outside_v = np.abs(offset @ up) * math.cos(half_v) - depth * math.sin(half_v)
+        visible = (outside_h < radius) & (outside_v < radius) & (depth > -radius)
+        self._model.geom_group[:] = np.where(self._shown & ~visible, GROUP_CULLED, self._group)
+
+    def _draw(self, data: mujoco.MjData, camera_name: str) -> mujoco.MjrRect:
+        camera_id = self._model.camera(camera_name).id
+        self._gl.make_current()
+        self._free_camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._free_camera.fixedcamid = camera_id
+        self._cull(data, camera_id)
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._free_camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        self._model.geom_group[:] = self._group
+        view = mujoco.MjrRect(0, 0, self._camera.width, self._camera.height_px)
+        mujoco.mjr_render(view, self._scene, self._context)
+        return view
+
+    def render(self, data: mujoco.MjData, camera_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """RGB (H, W, 3) uint8 and depth along the optical axis (H, W) float32 in metres."""
+        view = self._draw(data, camera_name)
+        rgb = np.empty((view.height, view.width, 3), np.uint8)
+        depth = np.empty((view.height, view.width), np.float32)
+        mujoco.mjr_readPixels(rgb, depth, view, self._context)
+        near, far = self._near_far
+        metres = np.float32(near) / (1 - depth[::-1] * np.float32(1 - near / far))
+        return np.ascontiguousarray(rgb[::-1]), np.ascontiguousarray(metres)
+
+    def visible_pixels(self, data: mujoco.MjData, camera_name: str, geoms: np.ndarray) -> int:
+        """Number of pixels that show one of the geoms (ids), everything drawn hiding what is behind it."""
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        try:
+            view = self._draw(data, camera_name)
+            codes = np.empty((view.height, view.width, 3), np.uint8)
+            mujoco.mjr_readPixels(codes, None, view, self._context)
+        finally:
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
+        segment = codes.astype(np.int32) @ np.asarray([1, 256, 65536]) - 1
+        wanted = [
+            geom.segid
+            for geom in self._scene.geoms[: self._scene.ngeom]
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid in geoms
+        ]
+        return int(np.isin(segment, wanted).sum())
+
+    def bird_view(self, data: mujoco.MjData, centre: tuple[float, float], height: float, hide_ceiling: float,
+                  size: tuple[int, int]) -> np.ndarray:  # fmt: skip
+        """The flat from above without its ceiling, robot included: (H, W, 3) uint8. For people, not for sensors.
+
+        centre: point looked at, metres. height: of the eye. hide_ceiling: geoms centred above this are left out.
+        """
+        self._gl.make_current()
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        camera.lookat[:] = (*centre, 0.0)
+        camera.distance, camera.azimuth, camera.elevation = height, 90.0, -89.9
+        option = mujoco.MjvOption()
+        option.geomgroup[:] = 0
+        option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE, GROUP_ROBOT, GROUP_COLLIDER]] = 1
+        walls = self._group == GROUP_COLLIDER
+        low = data.geom_xpos[:, 2] < hide_ceiling
+        self._model.geom_group[:] = np.where(low & ~walls, self._group, GROUP_CULLED)
+        mujoco.mjv_updateScene(self._model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        self._model.geom_group[:] = self._group
+        view = mujoco.MjrRect(0, 0, *size)
+        mujoco.mjr_render(view, self._scene, self._context)
+        rgb = np.empty((view.height, view.width, 3), np.uint8)
+        mujoco.mjr_readPixels(rgb, None, view, self._context)
+        return np.ascontiguousarray(rgb[::-1])
