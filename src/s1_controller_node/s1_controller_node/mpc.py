@@ -72,7 +72,7 @@ class MpcTracker(Tracker):
         return command
 
     def _reference(self, speed: float, path: ReferencePath) -> np.ndarray:
-        """Reference inputs (horizon, 2) along the path: the profile's speed, reached with the drive's acceleration."""
+        """Inputs (horizon, 2) along the path: the profile's speed, reached with the drive's acceleration."""
         step, s = self.config.step, self._progress
         inputs = np.zeros((self.config.horizon, 2))
         for k in range(self.config.horizon):

@@ -45,7 +45,7 @@ class ReferencePath:
         self.length = float(at[-1])
         if self.length < MINIMUM_LENGTH:
             raise ValueError(f"path: expected a length of at least {MINIMUM_LENGTH} m, got {self.length:.3f} m")
-        count = max(2, int(math.ceil(self.length / SPACING)) + 1)
+        count = max(2, math.ceil(self.length / SPACING) + 1)
         self.s = np.linspace(0.0, self.length, count)
         self.points = np.stack([np.interp(self.s, at, corners[:, 0]), np.interp(self.s, at, corners[:, 1])], axis=1)
         ahead = np.minimum(self.s + HEADING_WINDOW, self.length)

@@ -105,7 +105,7 @@ class Tracker:
         self.config = config
         self.limits = limits
         self.report = TrackingReport()
-        self._path: ReferencePath | None = None
+        self.path: ReferencePath | None = None
         self._profile = np.zeros(0)
         self._progress = 0.0
         self._turning_in = False
@@ -124,7 +124,7 @@ class Tracker:
         """
         if not (np.isfinite(pose).all() and math.isfinite(velocity.v) and math.isfinite(velocity.omega)):
             raise ValueError(f"pose, velocity: expected finite values, got {pose}, {velocity}")
-        if path is not self._path:
+        if path is not self.path:
             self._start(path)
         # The command takes effect only after the actuation delay: steer for where the robot will be then.
         ahead = drive(pose, velocity, self.config.actuation_delay)
@@ -153,12 +153,12 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the path, for example at a new episode."""
-        self._path = None
+        self.path = None
         self.report = TrackingReport()
 
     def _start(self, path: ReferencePath) -> None:
         config = self.config
-        self._path = path
+        self.path = path
         self._progress = 0.0
         self._turning_in = False
         # A tenth of the yaw rate stays in reserve for corrections.
@@ -168,9 +168,9 @@ class Tracker:
 
     def _reference_speed(self, s: float) -> float:
         """Speed of the profile at ``s`` [m/s]; never so slow before the end that the robot would not arrive."""
-        if s >= self._path.length:
+        if s >= self.path.length:
             return 0.0
-        return max(float(np.interp(s, self._path.s, self._profile)), 0.06)
+        return max(float(np.interp(s, self.path.s, self._profile)), 0.06)
 
     def _law(self, pose: np.ndarray, velocity: Twist2D, path: ReferencePath, dt: float) -> Twist2D:
         raise TypeError(f"{type(self).__name__} has no tracking law; use make_tracker")
@@ -194,15 +194,15 @@ def pursue(
     speed: float,
     path: ReferencePath,
     progress: float,
-    reference_speed: float,
+    wanted_speed: float,
 ) -> Twist2D:
-    """The pure pursuit law. ``speed`` is the present one, ``reference_speed`` the wanted one [m/s]."""
+    """The pure pursuit law. ``speed`` is the present one, ``wanted_speed`` the profile's [m/s]."""
     look_ahead = min(max(speed * config.look_ahead_time, config.look_ahead_min), config.look_ahead_max)
     target = path.pose_at(progress + look_ahead)
     dx, dy = target[0] - pose[0], target[1] - pose[1]
     y = -math.sin(pose[2]) * dx + math.cos(pose[2]) * dy
     curvature = 2.0 * y / max(dx * dx + dy * dy, 1e-4)
-    v = min(reference_speed, config.omega_max / max(abs(curvature), 1e-6))
+    v = min(wanted_speed, config.omega_max / max(abs(curvature), 1e-6))
     return Twist2D(v, v * curvature)
 
 

@@ -16,7 +16,7 @@ COURSE = s_curve(20.0)
 
 
 def drive_s_curve(rate, jitter, latency=0.01, seconds=20.0, seed=1):
-    """Drive an S-curve at 0.4 m/s and up to 0.5 rad/s; returns per path its placement error [m], [rad], and length [m].
+    """Drive an S-curve at 0.4 m/s and up to 0.5 rad/s; returns per path its placement error [m], [rad] and length.
 
     Odometry is sampled at ``rate`` Hz, arrives ``latency`` s later, and its stamps are off by ``jitter`` s (1 sigma).
     A path's placement is wrong by the difference of two motions: the one the compensation assumed between image and
