@@ -27,6 +27,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
+from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.pictures import write_plan_pictures, write_top_down
 from dual_nav_bringup.player import Player
@@ -74,10 +75,18 @@ def default_model() -> tuple[str, bool]:
         return str(shipped[0].resolve()), False
     folder = Path("checkpoints") / "replay_random"
     if not (folder / "config.json").is_file():
-        # Training is the one place where both models meet; only this convenience needs it.
-        from dual_nav_training.random_checkpoint import make_config, write_checkpoint
-
-        write_checkpoint(folder, make_config("tiny", "nextdit_async"), answers=("↓", "320 240"))
+        command = [
+            sys.executable,
+            "-m",
+            "dual_nav_training.random_checkpoint",
+            str(folder),
+            "--answers",
+            "↓",
+            "320 240",
+        ]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            raise ReplayError(f"no checkpoint given, and a random one could not be made: {made.stderr.strip()}")
     return str(folder.resolve()), True
 
 
@@ -250,6 +259,9 @@ class Replay:
         options = self.options
         transport = "compressed" if topics["rgb"].type.endswith("CompressedImage") else "raw"
         arguments = [f"model:={model}", f"rgb_transport:={transport}", *options.launch]
+        if "ROS_DOMAIN_ID" not in os.environ:
+            os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
+        self.say(f"to watch it in another terminal: export ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}")
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("replay")
         for warning in image_transport_warnings(rclpy.get_rmw_implementation_identifier()):
