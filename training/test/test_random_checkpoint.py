@@ -67,9 +67,9 @@ def test_the_chat_format_is_that_of_qwen(tmp_path):
     image = "<|vision_start|><|image_pad|><|vision_end|>"
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\nYou are an autonomous navigation assistant. Your task is to Turn left. Where should you go "
-        "next to stay on track? Please output the next waypoint's coordinates in the image. Please output STOP when you "
-        "have successfully completed the task. These are your historical observations:"
+        "<|im_start|>user\nYou are an autonomous navigation assistant. Your task is to Turn left. Where should "
+        "you go next to stay on track? Please output the next waypoint's coordinates in the image. Please output "
+        "STOP when you have successfully completed the task. These are your historical observations:"
         f"{image}. you can see{image}.<|im_end|>\n"
         "<|im_start|>assistant\n↓<|im_end|>\n"
         f"<|im_start|>user\nyou can see{image}.<|im_end|>\n"
