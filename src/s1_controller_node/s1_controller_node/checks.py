@@ -84,3 +84,21 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     if not np.isfinite(value) or not minimum <= value <= maximum:
         raise ValueError(f"{name}: expected a number in [{minimum}, {maximum}], got {value}")
     return float(value)
+
+
+def check_range(name: str, value: Tensor, minimum: float = -np.inf, maximum: float = np.inf) -> Tensor:
+    """``value`` if all its elements lie in [minimum, maximum]."""
+    smallest, largest = float(value.min()), float(value.max())
+    if not minimum <= smallest or not largest <= maximum:
+        raise ValueError(f"{name}: expected values in [{minimum:g}, {maximum:g}], got {smallest:g} to {largest:g}")
+    return value
+
+
+def check_indices(name: str, value: Any, shape: Sequence[int | None], size: int) -> Tensor:
+    """``value`` if it is an integer tensor of this shape with elements in 0..size-1."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, got {type(value).__name__}")
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name}: expected an integer dtype, got {value.dtype}")
+    check_shape(name, value.shape, shape)
+    return check_range(name, value, 0, size - 1)

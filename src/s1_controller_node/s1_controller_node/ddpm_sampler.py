@@ -50,18 +50,18 @@ Schedule = tuple[Step, ...]
 
 
 def alphas_cumprod(train_steps: int) -> list[float]:
-    """Share of signal variance left after each training step, for ``train_steps`` of the capped cosine schedule."""
+    """Share of signal variance left after each training step, for ``train_steps`` of the capped cosine schedule.
+
+    In float32, as diffusers holds it: 1 - 0.999 rounded to float32 moves the noisiest level by 5e-5.
+    """
     if not isinstance(train_steps, int) or isinstance(train_steps, bool) or train_steps < 2:
         raise ValueError(f"train_steps: expected an integer of at least 2, got {train_steps!r}")
 
     def bar(share: float) -> float:
         return math.cos((share + _COSINE_OFFSET) / (1.0 + _COSINE_OFFSET) * math.pi / 2) ** 2
 
-    product, products = 1.0, []
-    for i in range(train_steps):
-        product *= 1.0 - min(1.0 - bar((i + 1) / train_steps) / bar(i / train_steps), _MAX_BETA)
-        products.append(product)
-    return products
+    betas = [min(1.0 - bar((i + 1) / train_steps) / bar(i / train_steps), _MAX_BETA) for i in range(train_steps)]
+    return (1.0 - torch.tensor(betas, dtype=torch.float32)).cumprod(0).tolist()
 
 
 def ddpm_schedule(train_steps: int) -> Schedule:
@@ -88,14 +88,16 @@ def ddpm_schedule(train_steps: int) -> Schedule:
 def dpm_solver_schedule(train_steps: int, num_steps: int) -> Schedule:
     """``num_steps`` steps of DPM-Solver++(2M) over evenly spaced training steps; the last step gives x0 itself.
 
+    The time steps run from ``train_steps - 1`` to 0, both included. diffusers' own spacings stop short of 0,
+    which leaves noticeable noise to the last step when there are only 10 or 20 training steps.
+
     Raises:
-        ValueError: ``num_steps`` outside 1..train_steps-1.
+        ValueError: ``num_steps`` outside 2..train_steps.
     """
     products = alphas_cumprod(train_steps)
-    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or not 1 <= num_steps < train_steps:
-        raise ValueError(f"num_steps: expected an integer from 1 to {train_steps - 1}, got {num_steps!r}")
-    spacing = (train_steps - 1) / num_steps
-    times = [round(i * spacing) for i in range(num_steps, 0, -1)]
+    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or not 2 <= num_steps <= train_steps:
+        raise ValueError(f"num_steps: expected an integer from 2 to {train_steps}, got {num_steps!r}")
+    times = [round((train_steps - 1) * (num_steps - 1 - i) / (num_steps - 1)) for i in range(num_steps)]
     half_log_snr = [0.5 * math.log(products[t] / (1.0 - products[t])) for t in times]
     steps = []
     for i, t in enumerate(times):

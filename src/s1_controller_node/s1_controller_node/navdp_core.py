@@ -151,7 +151,7 @@ class RgbdEncoder(nn.Module):
         return self.project_layer(self.former_net(queries, tokens))
 
     def forward(self, images: Tensor, depths: Tensor) -> Tensor:
-        """Images (B, memory, H, W, 3) in [0, 1], depths (B, depth_frames, H, W) metres -> (B, rgbd_tokens, token_dim)."""
+        """Images (B, memory, H, W, 3) in [0, 1], depths (B, frames, H, W) metres -> (B, rgbd_tokens, token_dim)."""
         batch = check_tensor("images", images, (None, self.sizes.memory_size, None, None, 3)).shape[0]
         check_tensor("depths", depths, (batch, self.depth_frames, None, None))
         rgb = self.rgb_tokens(images.flatten(0, 1)).unflatten(0, (batch, -1))
@@ -245,16 +245,31 @@ class CrossMemory:
 
     keys: Tensor
     values: Tensor
-    bias: Tensor | None
+    bias: Tensor | None = None
 
     @property
     def absorbed(self) -> bool:
         return self.bias is not None
 
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.keys.shape[2]
+
+    def clone(self) -> CrossMemory:
+        return CrossMemory(*(t.clone() for t in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.keys, self.values) if self.bias is None else (self.keys, self.values, self.bias)
+
     def without_first(self, count: int) -> CrossMemory:
-        """The same memory with its first ``count`` tokens hidden."""
-        bias = None if self.bias is None else self.bias[:, :, count:].contiguous()
-        return CrossMemory(self.keys[:, :, count:].contiguous(), self.values[:, :, count:].contiguous(), bias)
+        """The same memory with its first ``count`` tokens hidden, in storage of its own."""
+        return CrossMemory(*(t[:, :, count:].clone() for t in self.tensors()))
+
+    def set_first(self, table: CrossMemory, index: int) -> None:
+        """Overwrite the first token with token ``index`` of ``table``."""
+        for own, other in zip(self.tensors(), table.tensors(), strict=True):
+            own[:, :, 0].copy_(other[:, :, index])
 
 
 class _Layer:
@@ -287,7 +302,7 @@ class DenoiserEngine:
     Args:
         core: the network, on its device and in its dtype (float32 or bfloat16). Its weights must not
             change afterwards.
-        num_samples: how many samples there mostly are, a hint.
+        num_samples: how many samples a call mostly has, a hint.
         compile: run the layers through ``torch.compile``.
     """
 
@@ -317,9 +332,8 @@ class DenoiserEngine:
         self._memory_positions = core.memory_positions().detach()
         self._step_input_bias = (core.step_positions() + core.input_embed.bias).detach()
         steps = torch.arange(sizes.ddpm_train_steps, device=self.device)
-        self._time_tokens = time_embedding(steps, self._dim).to(self.dtype) + self._memory_positions[0]
-        self._time_memory: dict[bool, CrossMemory] = {}
-        self._memory: CrossMemory | None = None
+        time_tokens = time_embedding(steps, self._dim).to(self.dtype) + self._memory_positions[0]
+        self._time_memory = {absorb: self._project(time_tokens, absorb) for absorb in (True, False)}
         self._stack = torch.compile(self._run_layers) if compile else self._run_layers
         mask = torch.full((sizes.predict_size, sizes.predict_size), -torch.inf, device=self.device)
         self._causal_mask = mask.triu_(1).to(self.dtype)
@@ -329,56 +343,49 @@ class DenoiserEngine:
         return 2 * self._heads * memory_tokens * self._dim < 2 * self._dim**2 + 2 * memory_tokens * self._dim
 
     @torch.no_grad()
-    def set_condition(self, goals: Tensor, rgbd: Tensor | None) -> None:
-        """Project a frame's condition: goal tokens (goal_tokens, dim), RGB-D tokens (rgbd_tokens, dim) or None."""
+    def condition(self, goals: Tensor, rgbd: Tensor | None) -> CrossMemory:
+        """Project a frame's condition, once per frame.
+
+        Args:
+            goals: goal tokens (goal_tokens, dim).
+            rgbd: RGB-D tokens (rgbd_tokens, dim), or None for the path without images.
+
+        Returns:
+            the memory for `predict_noise` and `critic`.
+        """
         core = self._core
         tokens = check_tensor("goals", goals, (core.goal_tokens, self._dim)).to(self.device, self.dtype)
         if rgbd is not None:
             rgbd = check_tensor("rgbd", rgbd, (core.sizes.rgbd_tokens, self._dim)).to(self.device, self.dtype)
             tokens = torch.cat((tokens, rgbd))
-        count = 1 + tokens.shape[0]
-        absorb = self.absorbs(count)
-        if absorb not in self._time_memory:
-            self._time_memory[absorb] = self._project(self._time_tokens, absorb)
-        projected = self._project(tokens + self._memory_positions[1:count], absorb)
-        old, parts = self._memory, (projected.keys, projected.values, projected.bias)
-        if old is None or old.absorbed != absorb or old.keys.shape[2] != count:
-            # Slot 0 is the time token's; `predict_noise` fills it in.
-            self._memory = CrossMemory(*(None if p is None else F.pad(p, _one_more(p)) for p in parts))
-            return
-        for kept, new in zip((old.keys, old.values, old.bias), parts, strict=True):
-            if kept is not None:
-                kept[:, :, 1:].copy_(new)
+        length = 1 + tokens.shape[0]
+        # Slot 0 is the time token's; `predict_noise` fills it in.
+        tokens = F.pad(tokens + self._memory_positions[1:length], (0, 0, 1, 0))
+        return self._project(tokens, self.absorbs(length))
 
     @torch.no_grad()
-    def predict_noise(self, actions: Tensor, timestep: int) -> Tensor:
-        """Noise in ``actions`` (S, predict_size, 3) float32 under the condition that was set -> the same shape."""
-        memory, times = self._condition(), self._time_memory[self._condition().absorbed]
-        for kept, table in ((memory.keys, times.keys), (memory.values, times.values), (memory.bias, times.bias)):
-            if kept is not None:
-                kept[:, :, 0].copy_(table[:, :, timestep])
+    def predict_noise(self, actions: Tensor, timestep: int, memory: CrossMemory) -> Tensor:
+        """Noise in ``actions``, (S, predict_size, 3) float32 -> the same shape.
+
+        Writes the time token into ``memory``: threads need a `clone` each.
+        """
+        memory.set_first(self._time_memory[memory.absorbed], timestep)
         hidden = self._decode(actions, memory, causal=True)
         return self._core.action_head(hidden).view(actions.shape).float()
 
     @torch.no_grad()
-    def critic(self, actions: Tensor) -> Tensor:
-        """Scores of clean actions (S, predict_size, 3) under the frame that was set -> (S,) float32.
+    def critic(self, actions: Tensor, memory: CrossMemory) -> Tensor:
+        """Scores of clean actions (S, predict_size, 3) -> (S,) float32; time and goals stay hidden from the critic.
 
         Raises:
-            RuntimeError: the condition has no RGB-D tokens; the critic sees nothing else.
+            ValueError: the memory has no RGB-D tokens; the critic sees nothing else.
         """
-        core = self._core
-        memory = self._condition().without_first(1 + core.goal_tokens)
-        if memory.keys.shape[2] == 0:
-            raise RuntimeError("the critic needs RGB-D tokens, but the condition was set without any")
-        hidden = self._decode(actions, memory, causal=False)
+        scene = memory.without_first(1 + self._core.goal_tokens)
+        if scene.length == 0:
+            raise ValueError(f"memory: expected RGB-D tokens for the critic, got {memory.length} tokens without any")
+        hidden = self._decode(actions, scene, causal=False)
         pooled = hidden.view(actions.shape[0], -1, self._dim).mean(dim=1)
-        return core.critic_head(pooled)[:, 0].float()
-
-    def _condition(self) -> CrossMemory:
-        if self._memory is None:
-            raise RuntimeError("no condition yet: call set_condition() before sampling")
-        return self._memory
+        return self._core.critic_head(pooled)[:, 0].float()
 
     def _decode(self, actions: Tensor, memory: CrossMemory, *, causal: bool) -> Tensor:
         """(S, T, 3) -> hidden states after the final norm, (S * T, dim)."""
@@ -426,13 +433,8 @@ class DenoiserEngine:
         projected = projected.view(-1, layers, 2, self._heads, self._head_dim).permute(2, 1, 3, 0, 4)
         keys, values = projected.contiguous()  # each (layers, heads, N, head_dim)
         if not absorb:
-            return CrossMemory(keys, values, None)
+            return CrossMemory(keys, values)
         keys = keys * self._head_dim**-0.5
         bias = (keys @ self._query_bias[..., None])[..., 0]
         shared_bias = (self._out_bias / self._heads)[:, None, None, :]
         return CrossMemory(keys @ self._query_weight, values @ self._out_weight + shared_bias, bias)
-
-
-def _one_more(tensor: Tensor) -> tuple[int, ...]:
-    """Padding for one more slot in front of dimension 2."""
-    return (0, 0) * (tensor.ndim - 3) + (1, 0)
