@@ -19,5 +19,5 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="S1 controller node.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["s1_controller = s1_controller_node.node:main"]},
+    entry_points={"console_scripts": ["s1_controller = s1_controller_node.main:main"]},
 )

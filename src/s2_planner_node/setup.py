@@ -19,5 +19,5 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="S2 planner node.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["s2_planner = s2_planner_node.node:main"]},
+    entry_points={"console_scripts": ["s2_planner = s2_planner_node.main:main"]},
 )

@@ -1,15 +1,10 @@
-"""What both nodes have in common as ROS processes: life cycle, parameters, diagnostics, signals.
+"""What both nodes have in common as ROS nodes: life cycle, parameters, diagnostics.
 
 This is a ROS module: it imports rclpy.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -17,20 +12,21 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from rclpy.timer import Timer
 
+from .dds import image_transport_warnings
 from .diagnostics import Incidents, StatusBuilder, diagnostic_array
 from .node_parameters import NodeParameters
+from .stamps import NANOSECONDS
 
 DIAGNOSTICS_PERIOD = 1.0  # s
+NEW_TIME_NS = NANOSECONDS  # stamps that go back by this much begin a new time; less is out of order
 ACKNOWLEDGE_TIMEOUT = 0.2  # s to wait at the end until the last command has been received
 
 
@@ -47,10 +43,10 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str, parameters: type, **node_options: Any) -> None:
         super().__init__(name, **node_options)
         self.incidents = Incidents(self.get_logger().error)
-        self._state = "unconfigured"
+        self._lifecycle = "unconfigured"
         self._failure: str | None = None
         self._entities: list[Callable[[], object]] = []
-        self._parameters = NodeParameters(self, parameters, self.parameters_changed)
+        self._typed_parameters = NodeParameters(self, parameters, self.parameters_changed)
         description = "Configure and activate by itself at the start of the process (read by the process only)"
         try:
             self.declare_parameter("autostart", False, ParameterDescriptor(description=description))
@@ -58,6 +54,10 @@ class ManagedNode(LifecycleNode):
             raise SystemExit(f"{name}: parameter 'autostart' must be true or false: {error}") from None
         # /clock may stand still; diagnostics and control must not.
         self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        # A jump back of less than this is jitter of /clock.
+        new_time = Duration(nanoseconds=-NEW_TIME_NS)
+        backward = JumpThreshold(min_forward=None, min_backward=new_time, on_clock_change=False)
+        self._jump_handle = self.get_clock().create_jump_callback(backward, post_callback=self._on_time_jump)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(DIAGNOSTICS_PERIOD, self._publish_diagnostics, clock=self.steady_clock)
 
@@ -80,6 +80,9 @@ class ManagedNode(LifecycleNode):
     def parameters_changed(self, parameters: Any) -> None:
         """Take over dynamic parameters set while configured."""
 
+    def time_jumped(self, why: str) -> None:
+        """ROS time went back while configured (a looped recording, a restarted simulator)."""
+
     def statuses(self) -> list[DiagnosticStatus]:
         """Diagnostics while configured."""
         return []
@@ -88,11 +91,15 @@ class ManagedNode(LifecycleNode):
 
     @property
     def is_active(self) -> bool:
-        return self._state == "active"
+        return self._lifecycle == "active"
 
     def now_ns(self) -> int:
         """ROS time in nanoseconds (simulated when use_sim_time is set)."""
         return self.get_clock().now().nanoseconds
+
+    def image_transport_warnings(self) -> list[str]:
+        """What stands in the way of camera images on this node's transport (see `dds.py`)."""
+        return image_transport_warnings(rclpy.get_rmw_implementation_identifier())
 
     def status(self, part: str) -> StatusBuilder:
         """Start the diagnostic status of one part of this node."""
@@ -122,7 +129,7 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, previous: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self.configure(self._parameters.read())
+            self.configure(self._typed_parameters.read())
         except Exception as error:
             self._failure = f"configuration failed: {error or type(error).__name__}"
             self.get_logger().error(self._failure)
@@ -130,13 +137,13 @@ class ManagedNode(LifecycleNode):
             self._clean_up()
             return TransitionCallbackReturn.FAILURE
         self._failure = None
-        self._parameters.lock()
-        self._state = "inactive"
+        self._typed_parameters.lock()
+        self._lifecycle = "inactive"
         return super().on_configure(previous)
 
     def on_activate(self, previous: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(previous)
-        self._state = "active"
+        self._lifecycle = "active"
         self.activate()
         return result
 
@@ -170,21 +177,25 @@ class ManagedNode(LifecycleNode):
         self._halt()
         return self._clean_up()
 
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        if self._lifecycle != "unconfigured":
+            self.time_jumped(f"ROS time went back by {-jump.delta.nanoseconds / NANOSECONDS:.1f} s")
+
     def _halt(self) -> None:
-        if self._state == "active":
-            self._state = "inactive"
+        if self._lifecycle == "active":
+            self._lifecycle = "inactive"
             self.deactivate()
 
     def _clean_up(self) -> bool:
         ended = self.release()
         while self._entities:
             self._entities.pop()()
-        self._parameters.unlock()
-        self._state = "unconfigured"
+        self._typed_parameters.unlock()
+        self._lifecycle = "unconfigured"
         return ended
 
     def _publish_diagnostics(self) -> None:
-        if self._state == "unconfigured":
+        if self._lifecycle == "unconfigured":
             lifecycle = self.status("life cycle")
             if self._failure is not None:
                 lifecycle.error(self._failure)
@@ -199,58 +210,3 @@ class ManagedNode(LifecycleNode):
 def wait_until_received(publisher: Publisher) -> None:
     """Give subscribers a short time to acknowledge what was published last (the standstill at the end)."""
     publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_TIMEOUT))
-
-
-def run(make_node: Callable[[], ManagedNode], arguments: list[str] | None = None) -> int:
-    """Run a node until Ctrl-C, SIGTERM or a fatal error; the exit status of the process.
-
-    rclpy's own signal handlers close the connection to ROS before a node could stop its robot, so they are not
-    used: the main thread waits for signals, the executor runs in a second thread and ends first.
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-    failed = threading.Event()
-    ended = threading.Event()
-    threads_ended = True
-    node: ManagedNode | None = None
-    executor = SingleThreadedExecutor()
-
-    def spin() -> None:
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            pass
-        except Exception:
-            failed.set()
-            traceback.print_exc()
-        finally:
-            ended.set()
-
-    spinner = threading.Thread(target=spin, name="executor", daemon=True)
-    try:
-        node = make_node()
-        executor.add_node(node)
-        spinner.start()
-        node.autostart()
-        ended.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        executor.shutdown(timeout_sec=1.0)
-        if spinner.is_alive():
-            spinner.join(timeout=1.0)
-        if node is not None:
-            threads_ended = node.close()
-            node.destroy_node()
-        with contextlib.suppress(RuntimeError):
-            rclpy.shutdown()
-    status = 1 if failed.is_set() else 0
-    if not threads_ended:
-        # A thread inside a model call would be torn down by the interpreter's end, which can abort the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status

@@ -24,7 +24,6 @@ from .plan_intake import AcceptedPlan, Action, Kind, PlanIntake, PlanRefused
 from .stop_rules import Ages, State, TimeLimits, plan_stale, sensors_missing
 
 SYNC, PARTIAL_ASYNC = "sync", "partial_async"
-ACTIONS_PER_DECISION = 4  # of a path converted to discrete actions, the first ones count (InternNav)
 
 
 @dataclass(frozen=True)
@@ -132,13 +131,13 @@ class Controller:
             return None if too_old else self._task
 
     def path_ready(
-        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Sequence[int], now_ns: int
+        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Sequence[Action], now_ns: int
     ) -> np.ndarray | None:
         """Follow a path sampled for a frame, unless its plan is not the newest any more.
 
         Args:
             path: (T+1, 3) in the robot frame of that frame.
-            actions: its discrete conversion, which mode sync drives instead of the path.
+            actions: the part of its discrete conversion to drive, which mode sync does instead of following the path.
 
         Returns:
             Pose (3,) of the robot in odom at the frame's stamp, or None when the path is outdated.
@@ -160,7 +159,7 @@ class Controller:
                 self._stand(State.NO_SENSORS, str(gap))
                 raise
             if self._mode == SYNC:
-                self._motion.follow_actions([Action(code) for code in actions[:ACTIONS_PER_DECISION]])
+                self._motion.follow_actions(actions)
             else:
                 self._motion.follow_path(path, image_pose)
             self._sampled, self._hindrance = True, None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -77,10 +76,11 @@ class FrameRing:
             f"{seconds_between(stamp_ns, stamps[nearest]):+.3f} s"
         )
 
-    def newest(self, count: int) -> list[StampedFrame]:
-        """Up to `count` newest frames, the oldest of them first."""
+    def newest_until(self, stamp_ns: int, count: int) -> list[StampedFrame]:
+        """Up to `count` newest frames that are not newer than a stamp, the oldest of them first."""
         with self._lock:
-            return list(islice(self._frames, max(0, len(self._frames) - count), None))
+            frames = list(self._frames)
+        return [frame for frame in frames if frame.stamp_ns <= stamp_ns][-count:]
 
     @property
     def newest_stamp_ns(self) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dual_nav_util.stamps import seconds_between, to_nanoseconds
 
-MAX_ACTIONS = 128  # S2 answers with at most 128 tokens
+MAX_ACTIONS = 4096  # the longest answer S2 can be configured for
 MAX_IMAGE_SIDE = 16384  # px
 MAX_LATENT_VALUES = 1 << 20  # far above any model: 4 queries of 3584 values in the release
 

@@ -258,11 +258,11 @@ def test_actions_that_end_in_stop_latch_when_they_are_done(robot):
         robot.send_actions(1, plan_number=4)
 
 
-def test_mode_sync_drives_the_first_four_actions_of_one_sample_per_plan():
+def test_mode_sync_drives_the_actions_of_one_sample_per_plan():
     robot = Robot(mode=SYNC)
     robot.tick(5)
     robot.send()
-    robot.path(actions=(1, 1, 2, 1, 1, 1))
+    robot.path(actions=(1, 1, 2, 1))
     assert robot.command().actions_left == 4
     assert robot.controller.task(robot.now) is None
     robot.send(plan_number=4)

@@ -89,8 +89,9 @@ def test_an_empty_ring_says_so():
 
 def test_only_the_newest_frames_are_kept():
     ring = ring_at_30_hz(50, capacity=8)
-    assert [frame.stamp_ns for frame in ring.newest(3)] == [(1000 + i * 33) * MS for i in (47, 48, 49)]
-    assert len(ring.newest(100)) == 8
+    wanted = (1000 + 48 * 33) * MS
+    assert [frame.stamp_ns for frame in ring.newest_until(wanted, 3)] == [(1000 + i * 33) * MS for i in (46, 47, 48)]
+    assert len(ring.newest_until(wanted, 100)) == 7
     with pytest.raises(FrameNotFound):
         ring.find(1000 * MS)
 

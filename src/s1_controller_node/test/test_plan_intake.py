@@ -56,8 +56,8 @@ def test_a_good_plan_arrives_with_everything():
     ("changes", "message"),
     [
         ({"kind": 3}, r"kind is 3, expected 0 \(ACTIONS\)"),
-        ({"kind": 0, "actions": []}, r"0 actions, expected 1 … 128"),
-        ({"kind": 0, "actions": [1] * 129}, r"129 actions, expected 1 … 128"),
+        ({"kind": 0, "actions": []}, r"0 actions, expected 1 … 4096"),
+        ({"kind": 0, "actions": [1] * 4097}, r"4097 actions, expected 1 … 4096"),
         ({"kind": 0, "actions": [1, 4]}, r"actions are \[1, 4\], expected only"),
         ({"actions": [1]}, r"kind TRAJ_LATENTS carries 1 actions, expected none"),
         ({"image_width": 0}, r"image size is 0x384"),

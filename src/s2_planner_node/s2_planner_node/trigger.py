@@ -114,11 +114,11 @@ class PlanTrigger:
         with self._lock:
             self._frames_since_plan = 0
 
-    def plan_number(self, episode: Episode, now_ns: int, stops: bool) -> int | None:
-        """Number of a plan that is about to be sent, or None if its episode is over and it must be discarded.
+    def number_plan(self, episode: Episode, now_ns: int, stops: bool) -> int | None:
+        """Number of a plan that is sent now, or None if its episode is over and it must be discarded.
 
         Args:
-            stops: its first action is STOP, which ends the episode.
+            stops: STOP is among its actions, so nothing more is planned in this episode.
         """
         with self._lock:
             if episode is not self._episode:

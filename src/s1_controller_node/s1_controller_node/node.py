@@ -1,0 +1,456 @@
+"""The s1_controller node: camera, odometry and plans in, velocity commands out.
+
+Three threads. The executor's stores messages and runs the control timer; `frames` converts and resizes images;
+`inference` runs the model on the newest prepared frame. What is followed and whether the robot may move is decided
+in `controller.py`; every command goes through `_send_command`.
+
+Subscribes to `rgb`, `depth` (when the model or the selection needs it), `camera_info` (for selection by clearance),
+`odom` and `s2/plan`; publishes `cmd_vel`, `s1/state`, `s1/actions` and, while somebody listens, `s1/path` and
+`s1/candidates`; offers `~/reset`. Parameters are in `parameters.py`.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import threading
+import time
+from typing import Any
+
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
+from nav_msgs.msg import Odometry, Path
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
+
+from dual_nav_util import images, qos
+from dual_nav_util.diagnostics import EventRate, LatencyWindow
+from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
+from dual_nav_util.stamps import from_seconds, seconds_between, to_nanoseconds, to_stamp
+from dual_nav_util.worker import Worker
+from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
+
+from .controller import Controller, GoalKinds, Task
+from .follower import Follower
+from .frames import FrameRing
+from .geometry import STANDSTILL, Twist2D, compose
+from .markers import candidates_message, path_message
+from .obstacles import Intrinsics, ObstacleConfig, ObstacleDetector
+from .odometry import OdometryBuffer, OdometryError, OdometryGap, OdometrySample, planar_pose
+from .parameters import Parameters
+from .path_maker import MadePath, PathMaker
+from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
+from .policy import load_policy
+from .preparation import FramePreparation, PreparedFrame
+from .stop_rules import State
+
+ODOMETRY_MEMORY = 2000  # samples: 10 s at 200 Hz
+RECENT = 5.0  # s an error stays in /diagnostics
+STOP_TIMEOUT = 2.0  # s to wait for a thread at the end
+OK_STATES = (State.IDLE, State.FOLLOWING, State.TURNING, State.ARRIVED)
+
+
+class S1Controller(ManagedNode):
+    """See the module."""
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("s1_controller", Parameters, **node_options)
+        self._frame_worker: Worker | None = None
+        self._inference_worker: Worker | None = None
+        self._policy: Any = None
+
+    # ------------------------------------------------------------------------------------------- life cycle
+
+    def configure(self, parameters: Parameters) -> None:
+        self._settings = parameters
+        if parameters.torch_threads:
+            torch.set_num_threads(parameters.torch_threads)
+        started = time.monotonic()
+        self._policy = load_policy(parameters.model, parameters.policy_config())
+        self.get_logger().info(f"model {parameters.model} loaded in {time.monotonic() - started:.1f} s")
+        by_clearance = parameters.selection == "clearance"
+        tolerance_ns = from_seconds(parameters.pairing_tolerance)
+        self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_clearance)
+        self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius)
+        self._ring = FrameRing(parameters.frame_memory)
+        self._odometry = OdometryBuffer(ODOMETRY_MEMORY, parameters.odometry_max_gap)
+        self._follower = Follower(parameters.follower_config())
+        self._controller = Controller(
+            parameters.mode,
+            parameters.time_limits(),
+            GoalKinds(latents=self._policy.needs_latents, pixel_goal=not self._policy.needs_latents),
+            self._follower,
+            self._ring,
+            self._odometry,
+        )
+        self._time_lock = threading.Lock()
+        self._time_number = 0  # counts how often time began anew; a frame of an older time is not kept
+        self._newest_stamp_ns: int | None = None
+        self._odometry_frame = "odom"
+        self._camera_info: CameraInfo | None = None
+        self._last_command_state = State.IDLE
+        self._last_command_text = ""
+        self._rates = {name: EventRate() for name in ("rgb", "depth", "odom", "s2/plan", "prepared", "paths")}
+        self._windows = {
+            name: LatencyWindow() for name in ("prepare", "goal", "model", "camera to command", "overhead")
+        }
+        self._command_lock = threading.Lock()
+        self._make_interfaces(parameters, by_clearance)
+        self._frame_worker = Worker(
+            "frames",
+            {"new time": self._forget_images, "rgb": self._prepare_rgb, "depth": self._prepare_depth},
+            self._on_frame_error,
+        )
+        self._inference_worker = Worker(
+            "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
+        )
+        for warning in self.image_transport_warnings():
+            self.get_logger().warning(warning)
+
+    def _make_interfaces(self, parameters: Parameters, by_clearance: bool) -> None:
+        twist = TwistStamped if parameters.cmd_vel_stamped else Twist
+        self._command_publisher = self.managed_publisher(twist, "cmd_vel", qos.NEWEST_STATE)
+        self._state_publisher = self.managed_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
+        self._actions_publisher = self.managed_publisher(DiscreteActions, "s1/actions", qos.DEFAULT)
+        self._path_publisher = self.managed_publisher(Path, "s1/path", qos.DEFAULT)
+        self._candidates_publisher = self.managed_publisher(MarkerArray, "s1/candidates", qos.DEFAULT)
+
+        compressed = parameters.rgb_transport == "compressed"
+        self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
+        self.managed_subscription(
+            CompressedImage if compressed else Image, "rgb", self._on_rgb, qos.NEWEST_FRAME
+        )
+        if self._preparation.with_depth:
+            compressed = parameters.depth_transport == "compressed"
+            self._to_depth = images.depth_from_compressed if compressed else images.depth_from_image
+            self.managed_subscription(
+                CompressedImage if compressed else Image, "depth", self._on_depth, qos.NEWEST_FRAME
+            )
+        if by_clearance:
+            self.managed_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.NEWEST_FRAME)
+        self.managed_subscription(Odometry, "odom", self._on_odometry, qos.ODOMETRY)
+        self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
+        self.managed_service(Trigger, "~/reset", self._on_reset)
+        self.managed_timer(1.0 / parameters.control_rate, self._send_command)
+
+    def activate(self) -> None:
+        # What was loaded stays: the garbage collector need not look at it in the middle of a frame.
+        gc.collect()
+        gc.freeze()
+
+    def deactivate(self) -> None:
+        with self._command_lock:
+            self._publish_twist(STANDSTILL)
+            self._controller.time_jumped()
+        wait_until_received(self._command_publisher)
+
+    def release(self) -> bool:
+        ended = True
+        for worker in (self._frame_worker, self._inference_worker):
+            if worker is not None:
+                ended = worker.stop(STOP_TIMEOUT) and ended
+        self._frame_worker = self._inference_worker = None
+        if ended:
+            self._policy = None
+        return ended
+
+    def parameters_changed(self, parameters: Parameters) -> None:
+        self._follower.config = parameters.follower_config()
+
+    # ------------------------------------------------------------------------------- messages, executor thread
+
+    def _on_rgb(self, message: Image | CompressedImage) -> None:
+        if not self.is_active:
+            return
+        self._rates["rgb"].tick()
+        stamp_ns = to_nanoseconds(message.header.stamp)
+        ahead = seconds_between(self.now_ns(), stamp_ns)
+        if ahead > self._settings.future_tolerance:
+            self.incidents.report(
+                "rgb stamp",
+                f"rgb: frame dropped, its stamp lies {ahead:.3f} s in the future "
+                f"(future_tolerance {self._settings.future_tolerance:g} s)",
+            )
+            return
+        if self._newest_stamp_ns is not None and stamp_ns <= self._newest_stamp_ns:
+            back = seconds_between(stamp_ns, self._newest_stamp_ns)
+            if stamp_ns + NEW_TIME_NS > self._newest_stamp_ns:
+                self.incidents.report("rgb stamp", f"rgb: frame dropped, its stamp is {back:.3f} s before the newest")
+                return
+            self.time_jumped(f"rgb: stamps went back by {back:.1f} s")
+        self._newest_stamp_ns = stamp_ns
+        self._frame_worker.put("rgb", (self._time_number, message))
+
+    def _on_depth(self, message: Image | CompressedImage) -> None:
+        if not self.is_active:
+            return
+        self._rates["depth"].tick()
+        self._frame_worker.put("depth", (self._time_number, message))
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        known = self._camera_info
+        if known is not None and (known.k == message.k).all() and known.width == message.width:
+            return
+        try:
+            intrinsics = Intrinsics(
+                message.width, message.height, message.k[0], message.k[4], message.k[2], message.k[5]
+            )
+        except ValueError as error:
+            self.incidents.report("camera_info", f"camera_info refused: {error}")
+            return
+        self._camera_info = message
+        mount = self._settings.camera_mount()
+        self._preparation.obstacle_detector = ObstacleDetector(intrinsics, mount, ObstacleConfig())
+
+    def _on_odometry(self, message: Odometry) -> None:
+        if not self.is_active:
+            return
+        self._rates["odom"].tick()
+        stamp_ns = to_nanoseconds(message.header.stamp)
+        position, orientation = message.pose.pose.position, message.pose.pose.orientation
+        newest = self._odometry.newest()
+        if newest is not None and stamp_ns + NEW_TIME_NS <= newest.stamp_ns:
+            self.time_jumped(f"odom: stamps went back by {seconds_between(stamp_ns, newest.stamp_ns):.1f} s")
+        try:
+            pose = planar_pose(
+                position.x, position.y, (orientation.x, orientation.y, orientation.z, orientation.w)
+            )
+            twist = Twist2D(message.twist.twist.linear.x, message.twist.twist.angular.z)
+            self._odometry.add(OdometrySample(stamp_ns, pose, twist))
+        except OdometryError as error:
+            self.incidents.report("odom", f"odom: {error}")
+            return
+        self._odometry_frame = message.header.frame_id or "odom"
+
+    def _on_plan(self, message: S2Plan) -> None:
+        if not self.is_active:
+            return
+        self._rates["s2/plan"].tick()
+        try:
+            plan = self._controller.plan_arrived(message, self.now_ns())
+        except PlanRefused as refusal:
+            self.incidents.report("plan", str(refusal))
+            self._send_command()
+            return
+        if plan.kind == Kind.ACTIONS:
+            self._publish_actions(plan, message.header, plan.actions)
+        else:
+            self._inference_worker.put("goal", None)
+        self._send_command()
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._controller.reset()
+        self._begin_new_time()
+        self._send_command()
+        response.success = True
+        response.message = "plan, path and history forgotten; the next plan of any episode is followed"
+        return response
+
+    def time_jumped(self, why: str) -> None:
+        """Stamps start anew (a looped recording): all that has one is forgotten, the robot stands until a new plan."""
+        self.incidents.report("time", f"{why}: frames, odometry, plan and path are forgotten")
+        self._begin_new_time()
+        self._send_command()
+
+    def _begin_new_time(self) -> None:
+        with self._time_lock:
+            self._time_number += 1
+            self._controller.time_jumped()
+        self._newest_stamp_ns = None
+        self._frame_worker.clear()
+        self._frame_worker.put("new time", None)
+        self._inference_worker.clear()
+
+    # ------------------------------------------------------------------------------------------- frames thread
+
+    def _forget_images(self, _: None) -> None:
+        self._preparation.clear()
+
+    def _prepare_rgb(self, item: tuple[int, Image | CompressedImage]) -> None:
+        time_number, message = item
+        started = time.perf_counter()
+        rgb = self._to_rgb(message, "rgb")
+        self._keep(time_number, self._preparation.rgb(to_nanoseconds(message.header.stamp), rgb), started)
+
+    def _prepare_depth(self, item: tuple[int, Image | CompressedImage]) -> None:
+        time_number, message = item
+        started = time.perf_counter()
+        depth = self._to_depth(message, "depth")
+        self._keep(time_number, self._preparation.depth(to_nanoseconds(message.header.stamp), depth), started)
+
+    def _keep(self, time_number: int, frame: PreparedFrame | None, started: float) -> None:
+        self._windows["prepare"].add(time.perf_counter() - started)
+        if frame is None:
+            return
+        with self._time_lock:
+            if time_number != self._time_number:
+                return
+            self._ring.add(frame)
+        self._rates["prepared"].tick()
+        self._inference_worker.put("frame", frame)
+
+    def _on_frame_error(self, lane: str, error: Exception) -> None:
+        self.incidents.report(lane, f"{lane} frame refused: {error or type(error).__name__}")
+
+    # ---------------------------------------------------------------------------------------- inference thread
+
+    def _set_goal(self, _: None) -> None:
+        """What depends on the plan alone is computed when it comes and not when the next frame does."""
+        task = self._controller.task(self.now_ns())
+        if task is not None:
+            self._take_goal(task)
+
+    def _take_goal(self, task: Task) -> None:
+        started = time.perf_counter()
+        try:
+            if self._path_maker.set_goal(task.plan, task.goal_frame):
+                self._windows["goal"].add(time.perf_counter() - started)
+        except Exception as error:
+            self._controller.inference_failed(task, f"{task.plan.label()} cannot be used: {error}")
+            raise
+
+    def _make_path(self, frame: PreparedFrame) -> None:
+        task = self._controller.task(self.now_ns())
+        if task is None or not self.is_active:
+            return
+        self._take_goal(task)
+        try:
+            made = self._path_maker.make(self._ring.newest_until(frame.stamp_ns, self._policy.memory_frames))
+        except Exception as error:
+            self._controller.inference_failed(task, f"no path: {error or type(error).__name__}")
+            raise
+        image_pose = self._controller.path_ready(task, made.stamp_ns, made.path, made.actions, self.now_ns())
+        if image_pose is None:
+            return
+        self._send_command()
+        latency = seconds_between(made.stamp_ns, self.now_ns())
+        self._windows["camera to command"].add(latency)
+        self._windows["model"].add(made.model_time)
+        self._windows["overhead"].add(latency - made.model_time)
+        self._rates["paths"].tick()
+        self._show(task.plan, made, image_pose)
+
+    def _on_inference_error(self, lane: str, error: Exception) -> None:
+        kind = "odometry gap" if isinstance(error, OdometryGap) else "inference"
+        self.incidents.report(kind, f"{lane}: {error or type(error).__name__}")
+        self._send_command()
+
+    def _show(self, plan: AcceptedPlan, made: MadePath, image_pose: Any) -> None:
+        """Publish what was decided, after the command."""
+        header = Header(stamp=to_stamp(made.stamp_ns), frame_id=self._odometry_frame)
+        self._publish_actions(plan, header, made.actions)
+        if self._path_publisher.get_subscription_count():
+            self._path_publisher.publish(path_message(compose(image_pose, made.path), header))
+        if self._candidates_publisher.get_subscription_count():
+            candidates = compose(image_pose, made.trajectories.paths)
+            self._candidates_publisher.publish(candidates_message(candidates, made.trajectories.scores, header))
+
+    # ------------------------------------------------------------------------------------------------ commands
+
+    def _send_command(self) -> None:
+        """Publish the command of now, from any thread; the last one wins and none comes after deactivation."""
+        with self._command_lock:
+            if not self.is_active:
+                return
+            command = self._controller.command(self.now_ns(), time.monotonic())
+            self._publish_twist(command.twist)
+            state = ControllerState(
+                episode_id=command.episode_id,
+                plan_number=command.plan_number,
+                state=int(command.state),
+                actions_left=command.actions_left,
+                distance_to_goal=command.distance_left,
+                latency=command.latency,
+                message=command.message,
+            )
+            state.header.stamp = to_stamp(command.frame_stamp_ns)
+            state.header.frame_id = self._settings.base_frame
+            self._state_publisher.publish(state)
+            self._last_command_state, self._last_command_text = command.state, command.message
+
+    def _publish_twist(self, velocity: Twist2D) -> None:
+        twist = Twist()
+        twist.linear.x, twist.angular.z = float(velocity.v), float(velocity.omega)
+        if not self._settings.cmd_vel_stamped:
+            self._command_publisher.publish(twist)
+            return
+        stamped = TwistStamped(twist=twist)
+        stamped.header.stamp = to_stamp(self.now_ns())
+        stamped.header.frame_id = self._settings.base_frame
+        self._command_publisher.publish(stamped)
+
+    def _publish_actions(self, plan: AcceptedPlan, header: Header, actions: tuple[Action, ...]) -> None:
+        self._actions_publisher.publish(
+            DiscreteActions(
+                header=header,
+                episode_id=plan.episode_id,
+                plan_number=plan.plan_number,
+                actions=array.array("B", actions),
+            )
+        )
+
+    # --------------------------------------------------------------------------------------------- diagnostics
+
+    def statuses(self) -> list[DiagnosticStatus]:
+        """Three parts: sensors, planner, control.
+
+        Levels: WARN for what has not come yet or is nobody's, ERROR for what is older than the time-out that stops
+        the robot, for the states BLOCKED, STALE_PLAN, NO_SENSORS and FAULT, and for errors of the last 5 s.
+        """
+        settings, ages = self._settings, self._controller.ages(self.now_ns(), time.monotonic())
+        sensors, planner, control = self.status("sensors"), self.status("planner"), self.status("control")
+
+        for name, age, limit in (
+            ("camera frame", ages.frame, settings.sensor_timeout),
+            ("odometry", ages.odometry, settings.odometry_timeout),
+        ):
+            if age is None:
+                sensors.warn(f"no {name} has been received")
+            elif age > limit:
+                sensors.error(f"the newest {name} is {age:.2f} s old")
+            sensors.value(f"age of {name} [s]", "none" if age is None else age)
+        for name in ("rgb", "depth", "odom", "prepared"):
+            sensors.value(f"{name} [Hz]", self._rates[name].hertz())
+            sensors.value(f"{name} received", self._rates[name].total)
+        sensors.value("images without a partner", self._preparation.unpaired)
+        for lane in ("rgb", "depth"):
+            replaced = self._frame_worker.dropped(lane) if self._frame_worker else 0
+            sensors.value(f"{lane} replaced by newer ones", replaced)
+        sensors.latency("prepare", self._windows["prepare"])
+
+        publishers = self.count_publishers("s2/plan")
+        if publishers == 0:
+            planner.warn("nobody publishes s2/plan")
+        if ages.plan is None:
+            planner.warn("no plan is being followed")
+        elif ages.plan > settings.plan_timeout and self._last_command_state != State.ARRIVED:
+            planner.error(f"the newest plan is {ages.plan:.1f} s old: is s2_planner alive?")
+        planner.value("publishers of s2/plan", publishers)
+        planner.value("plans received", self._rates["s2/plan"].total)
+        planner.value("plans [Hz]", self._rates["s2/plan"].hertz())
+        planner.value("age of plan [s]", "none" if ages.plan is None else ages.plan)
+
+        for incident in self.incidents.recent(RECENT):
+            control.error(incident.text)
+        state = self._last_command_state
+        if not self.is_active:
+            control.warn("inactive")
+        elif state not in OK_STATES:
+            control.error(f"{state.name}: {self._last_command_text}")
+        control.value("state", state.name)
+        control.value("message", self._last_command_text)
+        control.value("paths", self._rates["paths"].total)
+        control.value("paths [Hz]", self._rates["paths"].hertz())
+        replaced = self._inference_worker.dropped("frame") if self._inference_worker else 0
+        control.value("frames replaced by newer ones", replaced)
+        control.value("age of path [s]", "none" if ages.path is None else ages.path)
+        for name in ("camera to command", "model", "overhead", "goal"):
+            control.latency(name, self._windows[name])
+        return [
+            sensors.build("camera and odometry arrive"),
+            planner.build("plans arrive"),
+            control.build(f"{state.name}: {self._last_command_text}" if self._last_command_text else state.name),
+        ]

@@ -1,0 +1,99 @@
+"""One path from a plan and the newest frame: goal, samples, selection. Plain Python, no ROS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .path import GoalBehindError, actions_from_path, first_actions
+from .plan_intake import AcceptedPlan, Action
+from .policy import Goal, Trajectories, TrajectoryPolicy
+from .preparation import PreparedFrame
+from .selection import select
+
+
+@dataclass(frozen=True, eq=False)
+class MadePath:
+    """A path and what it was chosen from, in the robot frame of the frame of `stamp_ns`.
+
+    Attributes:
+        path: (T+1, 3) metres and radians, from (0, 0, 0).
+        actions: the part of its discrete conversion that is used; empty for a path that ends behind the robot.
+        trajectories: all samples.
+        model_time: seconds inside the model's sampling.
+    """
+
+    stamp_ns: int
+    path: np.ndarray
+    actions: tuple[Action, ...]
+    trajectories: Trajectories
+    model_time: float
+
+
+class PathMaker:
+    """Holds the model's goal between frames. Not thread-safe: one caller at a time.
+
+    Args:
+        policy: the model.
+        method: of `selection.select`.
+        robot_radius: [m], for the method `clearance`.
+    """
+
+    def __init__(self, policy: TrajectoryPolicy, method: str, robot_radius: float) -> None:
+        self._policy = policy
+        self._method = method
+        self._robot_radius = robot_radius
+        self._rng = np.random.default_rng()
+        self._plan: AcceptedPlan | None = None
+
+    def set_goal(self, plan: AcceptedPlan, goal_frame: PreparedFrame) -> bool:
+        """Take a plan: what depends on it alone is computed now. False when it is the one at hand already.
+
+        Raises:
+            ValueError: its latents do not fit the model.
+        """
+        if plan is self._plan:
+            return False
+        self._plan = None
+        frame = goal_frame.frame
+        if self._policy.needs_latents:
+            goal = Goal(frame, traj_latents=plan.traj_latents)
+        else:
+            goal = Goal(frame, pixel_goal=pixel_in_camera_image(plan, frame.image_size))
+        self._policy.set_goal(goal)
+        self._plan = plan
+        return True
+
+    def make(self, frames: Sequence[PreparedFrame]) -> MadePath:
+        """A path for the newest of the frames (oldest first, at most the policy's `memory_frames`)."""
+        started = time.perf_counter()
+        trajectories = self._policy.sample([prepared.frame for prepared in frames])
+        model_time = time.perf_counter() - started
+        path = select(
+            trajectories,
+            self._method,
+            obstacles=frames[-1].obstacles,
+            robot_radius=self._robot_radius,
+            rng=self._rng,
+        )
+        return MadePath(frames[-1].stamp_ns, path, _conversion(path), trajectories, model_time)
+
+
+def pixel_in_camera_image(plan: AcceptedPlan, size: tuple[int, int]) -> tuple[float, float]:
+    """The plan's pixel goal as (column, row) in the camera image of (width, height), which S2 may have resized."""
+    column, row = (
+        min((place + 0.5) * camera / asked, camera - 0.5)
+        for place, asked, camera in zip(plan.pixel_goal or (0, 0), plan.image_size, size, strict=True)
+    )
+    return column, row
+
+
+def _conversion(path: np.ndarray) -> tuple[Action, ...]:
+    try:
+        return tuple(first_actions(actions_from_path(path, turn_around=False)))
+    except GoalBehindError:
+        # A camera that looks forward cannot have planned there: nothing to drive, S2 decides anew.
+        return ()
