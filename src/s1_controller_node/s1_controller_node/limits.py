@@ -74,7 +74,8 @@ class _Axis:
         # Only the build-up of an acceleration is limited by jerk; letting go of one is always allowed.
         built_up = abs(self.rate) if self.rate * difference > 0.0 else 0.0
         rate = math.copysign(min(bound, fitting, built_up + step), difference)
-        if abs(rate * dt) >= abs(difference):
+        # The last millimetre per second is granted at once: the taper alone would never quite arrive.
+        if abs(rate * dt) >= abs(difference) or abs(difference) <= min(1e-3, step * dt):
             self.value, self.rate = target, 0.0
         else:
             self.value, self.rate = self.value + rate * dt, rate

@@ -261,8 +261,7 @@ class MotionLayer:
                 # The clock was set back: nothing that carries a stamp is valid any more.
                 self._forget(also_stop=False)
             dt = min(max(elapsed, 0.001), 0.2)
-            newest = self.odometry.newest()
-            if newest is not None and abs(newest.twist.v) < STANDING.v and abs(newest.twist.omega) < STANDING.omega:
+            if self._stands():
                 self._memory = modes.stands(self._memory, now_ns)
             manual = self._manual_command(now_ns)
             pose = self._known_pose(now_ns)
@@ -367,6 +366,12 @@ class MotionLayer:
             limit = self.config.safety.odometry_timeout
             raise OdometryGap(f"the newest odometry is {age:.3f} s old (odometry_timeout {limit:g} s)")
         return drive(newest.pose, newest.twist, max(age, 0.0))
+
+    def _stands(self) -> bool:
+        newest = self.odometry.newest()
+        if newest is None or self._limiter.last != STANDSTILL:
+            return False
+        return abs(newest.twist.v) < STANDING.v and abs(newest.twist.omega) < STANDING.omega
 
     def _known_pose(self, now_ns: int) -> np.ndarray | None:
         try:

@@ -16,6 +16,8 @@ import numpy as np
 from .bounds import check_bounds
 from .geometry import inverse_transform_points, transform_points
 
+UNCONFIRMED_TIME = 0.5  # a cell that was seen too seldom is forgotten after this [s]
+
 # Optical frame (x right, y down, z forward) to a level body frame (x forward, y left, z up).
 _OPTICAL_TO_BODY = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -112,6 +114,7 @@ class ObstacleConfig:
     max_pixels: int = 24000  # of the image that are looked at; the rest is skipped evenly
     cell: float = 0.05  # of the ground grid [m]
     min_points: int = 3  # in a cell to make it an obstacle: single flying pixels are none
+    confirmations: int = 2  # scans that have to see it, for the same reason
     memory_range: float = 2.0  # cells out of sight are forgotten this far from the robot [m]
     memory_time: float = 20.0  # and after this long [s]; bounds what drift and ghosts can do
 
@@ -127,6 +130,7 @@ class ObstacleConfig:
             max_pixels=(500, 1_000_000),
             cell=(0.01, 0.3),
             min_points=(1, 100),
+            confirmations=(1, 10),
             memory_range=(0.3, 20.0),
             memory_time=(0.0, 600.0),
         )
@@ -183,6 +187,16 @@ class DepthScan:
     depth: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class _FloorCells:
+    """Cells of an empty floor as one camera sees it."""
+
+    ray: np.ndarray  # (M,) flat index of each ray that meets the floor in range
+    cell: np.ndarray  # (M,) which cell it meets
+    rays: np.ndarray  # (K,) rays per cell
+    centres: np.ndarray  # (K, 2) [m] in the base frame
+
+
 class ObstacleDetector:
     """Depth images of one camera to obstacles. Everything that does not depend on the image is computed once."""
 
@@ -201,9 +215,18 @@ class ObstacleDetector:
         self._origin = np.array([mount.x, mount.y, mount.height])
         with np.errstate(divide="ignore"):
             floor_depth = np.where(self._rays[2] < -1e-3, -mount.height / self._rays[2], np.inf)
-        self._floor_depth = floor_depth.astype(np.float32)  # where each ray meets the floor
         ground = floor_depth * np.hypot(self._rays[0], self._rays[1])
         self._sees_floor = ground < config.max_range
+        self._deep = -(config.drop + np.minimum(ground, config.max_range) * math.tan(config.floor_angle))
+        # Where the rays meet the floor never changes: cells of the floor and how many rays each has.
+        meets = np.flatnonzero(self._sees_floor)
+        depth_there = floor_depth.ravel()[meets]
+        places = np.stack([depth_there * self._rays[i].ravel()[meets] for i in (0, 1)], axis=1)
+        places += self._origin[:2]
+        _, first, cell, rays = np.unique(
+            _cell_keys(places, config.cell), return_index=True, return_inverse=True, return_counts=True
+        )
+        self._floor = _FloorCells(meets, cell, rays, _cell_centres(places[first], config.cell))
         if self._sees_floor.mean() < 0.02:  # a camera that looks up or far: judge the whole picture instead
             self._sees_floor = np.ones_like(self._sees_floor)
 
@@ -235,25 +258,28 @@ class ObstacleDetector:
         valid = z >= config.min_depth
         height = z * self._rays[2] + np.float32(mount.height)
         # Heights first: most pixels show floor or ceiling, and only the rest need a place.
-        upright = (height > config.floor_clearance) & (height < config.robot_height)
-        below = height < -config.drop
-        candidate = np.flatnonzero(valid & (upright | below))
-        height = height.ravel()[candidate]
-        # A hole is where the ray goes through the floor, not where it ends.
-        reach = np.where(height < 0.0, self._floor_depth.ravel()[candidate], z.ravel()[candidate])
-        x = reach * self._rays[0].ravel()[candidate]
-        y = reach * self._rays[1].ravel()[candidate]
+        upright = valid & (height > config.floor_clearance) & (height < config.robot_height)
+        candidate = np.flatnonzero(upright)
+        height_kept, z_kept = height.ravel()[candidate], z.ravel()[candidate]
+        x = z_kept * self._rays[0].ravel()[candidate]
+        y = z_kept * self._rays[1].ravel()[candidate]
         ground = np.hypot(x, y)
-        slack = ground * math.tan(config.floor_angle)
         keep = ground < config.max_range
-        keep &= (height > config.floor_clearance + slack) | (height < -config.drop - slack)
+        keep &= height_kept > config.floor_clearance + ground * math.tan(config.floor_angle)
         points = np.stack([x[keep] + mount.x, y[keep] + mount.y], axis=1)
-        height = np.maximum(height, 0.0)
+        standing = _gather(points, height_kept[keep], config.cell, config.min_points)
         return DepthScan(
-            obstacles=_gather(points, height[keep], config.cell, config.min_points),
+            obstacles=standing.joined(self._holes(valid & (height < self._deep))),
             valid_share=float(valid[self._sees_floor].mean()),
             depth=z,
         )
+
+    def _holes(self, below: np.ndarray) -> Obstacles:
+        """Cells of the floor through which most rays go deeper than ``drop``; ``below`` says which rays do."""
+        floor = self._floor
+        deep = np.bincount(floor.cell, weights=below.ravel()[floor.ray], minlength=len(floor.rays))
+        found = floor.centres[(deep >= self.config.min_points) & (deep > 0.5 * floor.rays)]
+        return Obstacles(found, np.zeros(len(found)), np.zeros(len(found)))
 
     def sees_through(self, obstacles: Obstacles, scan: DepthScan) -> np.ndarray:
         """(N,) bool: the scan looks through the place of a cell, so that what was there is gone.
@@ -281,39 +307,66 @@ class ObstacleDetector:
 
 
 class ObstacleMemory:
-    """Obstacle cells in odom: what the newest scan sees, and what an earlier one saw and none has seen through."""
+    """Obstacle cells in odom: what the newest scan sees, and what earlier ones saw and none has seen through since.
+
+    A cell counts once ``confirmations`` scans have seen it or a neighbour of it: noise does not come twice.
+    """
 
     def __init__(self, config: ObstacleConfig) -> None:
         self._config = config
-        self._cells = Obstacles.none()
-        self._seen_ns = np.zeros(0, dtype=np.int64)
+        self.clear()
 
     def update(self, detector: ObstacleDetector, scan: DepthScan, pose: np.ndarray, stamp_ns: int) -> None:
         """Take in a scan made at ``pose`` (3,) in odom at ``stamp_ns``."""
-        remembered = inverse_transform_points(pose, self._cells.points)
-        here = Obstacles(remembered, self._cells.low, self._cells.high)
+        config = self._config
+        here = inverse_transform_points(pose, self._cells.points)
         age = (stamp_ns - self._seen_ns) * 1e-9
-        keep = ~detector.sees_through(here, scan)
-        keep &= (np.hypot(*remembered.T) < self._config.memory_range) & (age < self._config.memory_time) & (age >= 0)
-        # A cell seen again is replaced, so that the number of cells stays bounded.
-        now = _cell_keys(scan.obstacles.points, self._config.cell)
-        keep &= ~np.isin(_cell_keys(remembered, self._config.cell), now)
+        keep = ~detector.sees_through(Obstacles(here, self._cells.low, self._cells.high), scan)
+        keep &= (self._sightings >= config.confirmations) | (age < UNCONFIRMED_TIME)
+        keep &= (np.hypot(here[:, 0], here[:, 1]) < config.memory_range) & (age < config.memory_time) & (age >= 0.0)
         fresh = Obstacles(transform_points(pose, scan.obstacles.points), scan.obstacles.low, scan.obstacles.high)
+        sightings = 1 + self._sightings_near(fresh.points)
+        # A cell seen again is replaced, so that the number of cells stays bounded.
+        keep &= ~np.isin(_cell_keys(self._cells.points, config.cell), _cell_keys(fresh.points, config.cell))
         self._cells = self._cells.where(keep).joined(fresh)
         self._seen_ns = np.concatenate([self._seen_ns[keep], np.full(len(fresh.points), stamp_ns)])
+        self._sightings = np.concatenate([self._sightings[keep], sightings])
 
     def around(self, pose: np.ndarray) -> np.ndarray:
-        """(N, 2) cell centres in the base frame of a robot at ``pose`` (3,) in odom."""
-        return inverse_transform_points(pose, self._cells.points)
+        """(N, 2) centres of confirmed cells in the base frame of a robot at ``pose`` (3,) in odom."""
+        confirmed = self._sightings >= self._config.confirmations
+        return inverse_transform_points(pose, self._cells.points[confirmed])
 
     def clear(self) -> None:
         """Forget everything, as after a jump of odometry."""
-        self._cells, self._seen_ns = Obstacles.none(), np.zeros(0, dtype=np.int64)
+        self._cells = Obstacles.none()
+        self._seen_ns = np.zeros(0, dtype=np.int64)
+        self._sightings = np.zeros(0, dtype=np.int64)  # scans that saw the cell
+
+    def _sightings_near(self, points: np.ndarray) -> np.ndarray:
+        """(N,) most sightings of a remembered cell among the one of each point and its eight neighbours."""
+        found = np.zeros(len(points), dtype=np.int64)
+        if not len(points) or not len(self._cells.points):
+            return found
+        cell = self._config.cell
+        keys = _cell_keys(self._cells.points, cell)
+        order = np.lexsort((self._sightings, keys))
+        keys, sightings = keys[order], self._sightings[order]
+        for dx in (-cell, 0.0, cell):
+            for dy in (-cell, 0.0, cell):
+                wanted = _cell_keys(points + np.array([dx, dy]), cell)
+                at = np.searchsorted(keys, wanted, side="right") - 1
+                found = np.maximum(found, np.where((at >= 0) & (keys[at] == wanted), sightings[at], 0))
+        return found
 
 
 def _cell_keys(points: np.ndarray, cell: float) -> np.ndarray:
     index = np.floor(points / cell).astype(np.int64)
     return index[:, 0] * 1_000_003 + index[:, 1]
+
+
+def _cell_centres(points: np.ndarray, cell: float) -> np.ndarray:
+    return (np.floor(points / cell) + 0.5) * cell
 
 
 def _gather(points: np.ndarray, height: np.ndarray, cell: float, min_points: int) -> Obstacles:

@@ -264,7 +264,7 @@ class SafetyGate:
         """Factor in [0, 1] on a command that keeps clear of obstacles, and why it is 0 when it is."""
         if not self.config.use_depth or twist == STANDSTILL:
             return 1.0, ""
-        driving = twist.v > 0.02
+        driving = twist.v > 0.05 * abs(twist.omega)  # else practically a turn on the spot
         # Look as far as the robot would need to stop, and a little more so that it slows down smoothly.
         speed, reach = (twist.v, 0.5) if driving else (abs(twist.omega), 0.35)
         braking = self.config.deceleration if driving else self.config.angular_deceleration
@@ -278,7 +278,7 @@ class SafetyGate:
         lag = braking * self.config.reaction_time
         allowed = math.sqrt(lag * lag + 2.0 * braking * max(free - margin, 0.0)) - lag
         floor = self.config.resume_speed if self._held else 0.4 * self.config.resume_speed
-        self._held = allowed < min(floor, speed)
+        self._held = allowed < floor
         if self._held:
             return 0.0, f"an obstacle {max(free, 0.0):.2f} {'m' if driving else 'rad'} ahead in the robot's way"
         return min(1.0, allowed / speed), ""

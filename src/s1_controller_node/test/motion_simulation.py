@@ -224,9 +224,7 @@ class Drive:
 
     def goal_plan(self, number: int, episode: int = 1) -> AcceptedPlan:
         latents = np.zeros((1, 4, 8), dtype=np.float32)
-        return AcceptedPlan(
-            episode, number, self.now_ns, Kind.TRAJ_LATENTS, pixel_goal=(1, 1), traj_latents=latents
-        )
+        return AcceptedPlan(episode, number, self.now_ns, Kind.TRAJ_LATENTS, pixel_goal=(1, 1), traj_latents=latents)
 
     def _sense(self) -> None:
         if self.now >= self._next["odometry"] and "odometry" not in self.off:
