@@ -104,11 +104,11 @@ class Grid:
 
     def drivable_line(self, a: Point, b: Point) -> bool:
         """Whether the robot can drive straight from a to b."""
-        return _clear_line(self.free, a, b)
+        return clear_line(self.free, a, b)
 
     def line_of_sight(self, a: Point, b: Point) -> bool:
         """Whether nothing, however low, stands between two points on the floor."""
-        return _clear_line(~self.occupied, a, b)
+        return clear_line(~self.occupied, a, b)
 
     def shortened(self, path: Sequence[Point]) -> list[Point]:
         """The corners of a path: points that can be left out, because the line past them is drivable, are left out."""
@@ -125,7 +125,8 @@ class Grid:
         return corners
 
 
-def _clear_line(free: np.ndarray, a: Point, b: Point) -> bool:
+def clear_line(free: np.ndarray, a: Point, b: Point) -> bool:
+    """Whether all cells between two points (metres) are set in `free`, sampled at half the cell size."""
     steps = max(2, math.ceil(math.hypot(b[0] - a[0], b[1] - a[1]) / (CELL_M / 2)) + 1)
     share = np.linspace(0.0, 1.0, steps)
     columns = np.floor((a[0] + (b[0] - a[0]) * share) / CELL_M).astype(int)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 
+import cv2
 import mujoco
 import numpy as np
 
 from . import gl
 from .camera import Camera
-from .scene import FAR, GROUP_COLLIDER, GROUP_CULLED, GROUP_FURNITURE, GROUP_HOUSE, GROUP_ROBOT, NEAR
+from .scene import FAR, GROUP_CULLED, GROUP_FURNITURE, GROUP_HOUSE, GROUP_ROBOT, NEAR
 
 
 class Renderer:
@@ -106,27 +107,32 @@ class Renderer:
         ]
         return int(np.isin(segment, wanted).sum())
 
-    def bird_view(self, data: mujoco.MjData, centre: tuple[float, float], height: float, hide_ceiling: float,
-                  size: tuple[int, int]) -> np.ndarray:  # fmt: skip
-        """The flat from above without its ceiling, robot included: (H, W, 3) uint8. For people, not for sensors.
+    def plan_view(self, data: mujoco.MjData, extent: tuple[float, float], below: float, width: int) -> np.ndarray:
+        """The flat straight from above, parallel projection, robot included: (H, W, 3) uint8. For people.
 
-        centre: point looked at, metres. height: of the eye. hide_ceiling: geoms centred above this are left out.
+        extent: size of the flat in metres, its origin in the lower left corner; the image shows exactly that at `width`
+        pixels. below: geoms centred higher than this (ceilings, lintels) are left out.
         """
+        height = round(width * extent[1] / extent[0])
+        scale = min(1.0, self._model.vis.global_.offheight / height, self._model.vis.global_.offwidth / width)
+        size = (int(width * scale), int(height * scale))
         self._gl.make_current()
         camera = mujoco.MjvCamera()
         camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-        camera.lookat[:] = (*centre, 0.0)
-        camera.distance, camera.azimuth, camera.elevation = height, 90.0, -89.9
+        camera.orthographic = 1
+        camera.lookat[:] = (extent[0] / 2, extent[1] / 2, 0.0)
+        camera.distance, camera.azimuth, camera.elevation = 10.0, 90.0, -90.0
         option = mujoco.MjvOption()
         option.geomgroup[:] = 0
-        option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE, GROUP_ROBOT, GROUP_COLLIDER]] = 1
-        walls = self._group == GROUP_COLLIDER
-        low = data.geom_xpos[:, 2] < hide_ceiling
-        self._model.geom_group[:] = np.where(low & ~walls, self._group, GROUP_CULLED)
+        option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE, GROUP_ROBOT]] = 1
+        self._model.geom_group[:] = np.where(data.geom_xpos[:, 2] < below, self._group, GROUP_CULLED)
+        fovy = self._model.vis.global_.fovy
+        self._model.vis.global_.fovy = extent[1]  # metres across the image, with a parallel projection
         mujoco.mjv_updateScene(self._model, data, option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        self._model.vis.global_.fovy = fovy
         self._model.geom_group[:] = self._group
         view = mujoco.MjrRect(0, 0, *size)
         mujoco.mjr_render(view, self._scene, self._context)
         rgb = np.empty((view.height, view.width, 3), np.uint8)
         mujoco.mjr_readPixels(rgb, None, view, self._context)
-        return np.ascontiguousarray(rgb[::-1])
+        return cv2.resize(rgb[::-1], (width, height), interpolation=cv2.INTER_LINEAR)

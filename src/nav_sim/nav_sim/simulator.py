@@ -17,7 +17,7 @@ from .draw import Draw
 from .furniture import catalogue
 from .grid import Grid, Point, grid_of, path_length
 from .scene import ROBOT_MASS, ROBOT_RADIUS, SERVO_GAIN, TIMESTEP, Mover, available_look, load_scene, mujoco
-from .worlds import Flat
+from .worlds import DOOR_HEIGHT, Flat
 
 STEP_NS = round(TIMESTEP * 1e9)
 CONTACT_PAUSE = 0.5  # seconds without contact after which the next one counts as a new collision
@@ -261,15 +261,13 @@ class Simulator:
         pixels = self._get_renderer().visible_pixels(self.data, camera, self._item_geoms[item])
         return pixels / (self.config.camera.width * self.config.camera.height_px)
 
-    def bird_view(self, width: int = 960) -> np.ndarray:
-        """The flat from above without its ceiling, for people: (H, W, 3) uint8."""
-        from .worlds import DOOR_HEIGHT
+    def plan_view(self, width: int = 960) -> tuple[np.ndarray, float]:
+        """The flat straight from above, for people: (H, W, 3) uint8, and its scale in pixels per metre.
 
-        size = (width, round(width * self.flat.height / self.flat.width) // 2 * 2)
-        return self._get_renderer().bird_view(
-            self.data, (self.flat.width / 200, self.flat.height / 200), self.flat.height / 100 * 1.25,
-            DOOR_HEIGHT / 100, (size[0], min(size[1], 720)),
-        )  # fmt: skip
+        The lower left corner of the image is the origin of the flat.
+        """
+        extent = (self.flat.width / 100, self.flat.height / 100)
+        return self._get_renderer().plan_view(self.data, extent, DOOR_HEIGHT / 100, width), width / extent[0]
 
     def close(self) -> None:
         """Free what rendering holds; call it on the thread that rendered."""

@@ -1,0 +1,145 @@
+"""What an episode came to: the measures of VLN-CE, the same for the fast path and for runs over DDS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from .episodes import SUCCESS_RADIUS, Episode, footprint_distance, goal_field
+from .grid import Point
+from .simulator import Pose, Simulator
+
+MIN_VISIBLE_SHARE = 0.001  # of the pixels of the level or the look-down image that show the goal object at the STOP
+OUTCOMES = ("stopped", "timeout", "failed")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One episode. Lengths in metres, time in simulated seconds.
+
+    success: STOP within the radius of a goal object that the robot sees. oracle_success: came within that radius at some
+    point, seen or not. navigation_error: distance left to the goal object at the end, along the floor.
+    """
+
+    name: str
+    family: str
+    instruction: str
+    flat_seed: int
+    success: bool
+    spl: float
+    oracle_success: bool
+    navigation_error: float
+    collisions: int
+    time: float
+    path_length: float
+    shortest: float
+    outcome: str
+    distance_at_stop: float
+    visible_share: float
+    plans: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class Judge:
+    """Watches one episode: `observe` while it runs, `result` at its end."""
+
+    def __init__(self, episode: Episode, radius: float = SUCCESS_RADIUS) -> None:
+        self.episode = episode
+        self.radius = radius
+        self.driven: list[Point] = [(episode.start.x, episode.start.y)]
+        self.path_length = 0.0
+        self._nearest = math.inf
+        self._field = goal_field(episode.flat, episode.goals, max(radius, SUCCESS_RADIUS))
+        self._watch(episode.start)
+
+    def _watch(self, pose: Pose) -> None:
+        # Reachable and near: a goal object behind a wall does not count as reached.
+        if self._distance(pose)[0] <= self.radius:
+            self._nearest = min(self._nearest, self._field.at((pose.x, pose.y)))
+
+    def _distance(self, pose: Pose) -> tuple[float, int]:
+        """Distance to the footprint of the nearest goal object, and which it is."""
+        items = self.episode.flat.items
+        return min((footprint_distance(items[goal], (pose.x, pose.y)), goal) for goal in self.episode.goals)
+
+    def observe(self, pose: Pose) -> None:
+        """The robot's true pose, some 10 times a second or more."""
+        step = math.dist(self.driven[-1], (pose.x, pose.y))
+        if step > 0.02:
+            self.path_length += step
+            self.driven.append((pose.x, pose.y))
+        self._watch(pose)
+
+    def result(self, simulator: Simulator, outcome: str, plans: int) -> Result:
+        """The measures, at the end of the episode. `outcome`: "stopped" by STOP, "timeout", or "failed"."""
+        if outcome not in OUTCOMES:
+            raise ValueError(f"outcome: expected one of {', '.join(OUTCOMES)}, got {outcome!r}")
+        episode, pose = self.episode, simulator.pose
+        distance, goal = self._distance(pose)
+        share = 0.0
+        if outcome == "stopped" and distance <= self.radius:
+            share = max(simulator.visible_share(goal, camera) for camera in simulator.cameras)
+        success = outcome == "stopped" and distance <= self.radius and share >= MIN_VISIBLE_SHARE
+        spl = episode.shortest / max(self.path_length, episode.shortest) if success else 0.0
+        return Result(
+            name=episode.name,
+            family=episode.family,
+            instruction=episode.instruction,
+            flat_seed=episode.flat_seed,
+            success=success,
+            spl=spl,
+            oracle_success=success or self._nearest <= self.radius,
+            navigation_error=self._field.at((pose.x, pose.y)),
+            collisions=len(simulator.collisions),
+            time=simulator.time,
+            path_length=self.path_length,
+            shortest=episode.shortest,
+            outcome=outcome,
+            distance_at_stop=distance,
+            visible_share=share,
+            plans=plans,
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- summaries
+
+
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share (Wilson score)."""
+    if not count:
+        return 0.0, 1.0
+    z = 1.959964
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of a mean (normal approximation)."""
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (0.0, 0.0)
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    half = 1.959964 * deviation / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def summarise(results: Sequence[dict[str, object]]) -> dict[str, object]:
+    """Measures of a set of episodes (`Result.as_dict`), each as value and 95 % confidence interval."""
+    summary: dict[str, object] = {"episodes": len(results)}
+    for name in ("success", "oracle_success"):
+        count = sum(bool(result[name]) for result in results)
+        summary[name] = {"value": count / max(1, len(results)), "ci95": wilson_interval(count, len(results))}
+    hit = sum(result["collisions"] > 0 for result in results)
+    summary["episodes_with_collision"] = {
+        "value": hit / max(1, len(results)),
+        "ci95": wilson_interval(hit, len(results)),
+    }
+    for name in ("spl", "navigation_error", "collisions", "time", "path_length", "shortest", "plans"):
+        values = [float(result[name]) for result in results]
+        summary[name] = {"value": sum(values) / max(1, len(values)), "ci95": mean_interval(values)}
+    return summary
