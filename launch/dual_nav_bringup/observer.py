@@ -69,7 +69,7 @@ class Observations:
     states: list[SeenState] = field(default_factory=list)
     commands: list[SeenCommand] = field(default_factory=list)
     action_lists: list[Seen] = field(default_factory=list)
-    odometry: list[tuple[float, float]] = field(default_factory=list)  # x, y in metres
+    odometry: list[tuple[int, tuple[float, float]]] = field(default_factory=list)  # stamp [ns], x and y [m]
     status: dict[str, DiagnosticStatus] = field(default_factory=dict)  # the newest of each name
     alerts: list[tuple[float, str, int, str]] = field(default_factory=list)  # arrival, name, level, text; on change
 
@@ -142,7 +142,7 @@ class Observer:
 
     def _odometry(self, arrival: float, message: Odometry) -> None:
         position = message.pose.pose.position
-        self.seen.odometry.append((position.x, position.y))
+        self.seen.odometry.append((_stamp(message), (position.x, position.y)))
 
     def _diagnostics(self, arrival: float, message: DiagnosticArray) -> None:
         for status in message.status:

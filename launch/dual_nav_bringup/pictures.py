@@ -36,8 +36,6 @@ def draw_plan(rgb: np.ndarray, plan: S2Plan, seconds: float, latency: float | No
     picture = Picture.new("RGB", (width, height + band), (24, 24, 28))
     picture.paste(Picture.fromarray(rgb), (0, 0))
     draw = ImageDraw.Draw(picture, "RGBA")
-    font = ImageFont.truetype(str(FONT), unit)
-    small = ImageFont.truetype(str(FONT), int(unit * 0.8))
 
     has_goal = plan.pixel_goal_column >= 0 and plan.image_width and plan.image_height
     if has_goal:
@@ -51,15 +49,24 @@ def draw_plan(rgb: np.ndarray, plan: S2Plan, seconds: float, latency: float | No
             draw.line(ends, fill=GOAL, width=3)
     goal = f"pixel goal {plan.pixel_goal_column}, {plan.pixel_goal_row}" if has_goal else "no pixel goal"
     if has_goal and plan.look_down:
-        goal += f" in the look-down image ({plan.image_width}×{plan.image_height})"
+        goal += f" of {plan.image_width}×{plan.image_height} looking down"
     actions = " ".join(ACTIONS.get(action, str(action)) for action in plan.actions)
     decided = {S2Plan.KIND_ACTIONS: f"actions {actions}", S2Plan.KIND_TRAJ_LATENTS: f"{goal}, with latents"}
-    answer = plan.answer if len(plan.answer) <= 60 else plan.answer[:57] + "…"
-    draw.text((unit / 2, height + unit * 0.3), f"“{answer}”", font=font, fill=(255, 255, 255))
     timing = f"{seconds:.2f} s" + ("" if latency is None else f", plan after {latency * 1e3:.0f} ms")
-    text = f"plan {plan.plan_number}   {decided.get(plan.kind, goal)}   {timing}"
-    draw.text((unit / 2, height + unit * 1.7), text, font=small, fill=(200, 200, 210))
+    texts = (f"“{plan.answer}”", f"plan {plan.plan_number}   {decided.get(plan.kind, goal)}   {timing}")
+    for text, row, size, colour in zip(texts, (0.3, 1.7), (1.0, 0.8), ((255,) * 3, (200, 200, 210)), strict=True):
+        font = ImageFont.truetype(str(FONT), int(unit * size))
+        draw.text((unit / 2, height + unit * row), _fitting(text, font, width - unit), font=font, fill=colour)
     return picture
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut off so that it is at most `width` pixels wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
 def write_plan_pictures(

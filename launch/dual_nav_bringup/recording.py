@@ -125,7 +125,6 @@ NAME_ENDS: dict[str, tuple[str, ...]] = {
     "camera_info": ("color/camera_info", "rgb/camera_info", "camera_info"),
     "odom": ("odom", "odometry", "odom/sample"),
     "rgb_look_down": ("rgb_look_down",),
-    "depth_look_down": ("depth_look_down",),
     "instruction": ("instruction",),
 }
 TYPES: dict[str, tuple[str, ...]] = {
@@ -134,7 +133,6 @@ TYPES: dict[str, tuple[str, ...]] = {
     "camera_info": ("sensor_msgs/msg/CameraInfo",),
     "odom": ("nav_msgs/msg/Odometry",),
     "rgb_look_down": IMAGES,
-    "depth_look_down": IMAGES[:1],
     "instruction": ("std_msgs/msg/String",),
 }
 

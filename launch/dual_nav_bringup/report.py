@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from dual_nav_bringup.observer import Observations, Seen, SeenPath
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -48,16 +51,38 @@ def inference_times(paths: Sequence[SeenPath], sent: Mapping[int, float]) -> lis
 def answered_share(paths: Sequence[SeenPath], sent: Mapping[int, float]) -> float | None:
     """Share of the frames S1 could have answered that it did answer; None with fewer than two paths.
 
-    Between the first and the last path it could have answered every frame, or as many as fit into that time one
-    inference after the other, whichever is less.
+    Counted from the first to the last frame with a path. A frame without one could not have been answered when S1 was
+    busy with an earlier frame until after the next one had come: the newest frame wins. Any other was missed.
     """
-    stamps = {path.stamp for path in paths if path.stamp in sent}
-    if len(stamps) < 2:
+    ready = {path.stamp: path.arrival for path in reversed(paths) if path.stamp in sent}
+    if len(ready) < 2:
         return None
-    frames = sum(min(stamps) <= stamp <= max(stamps) for stamp in sent)
-    span = max(path.arrival for path in paths) - min(path.arrival for path in paths)
-    fitting = 1 + span / max(1e-6, float(np.median(inference_times(paths, sent))))
-    return min(1.0, len(stamps) / min(frames, fitting))
+    stamps = sorted(stamp for stamp in sent if min(ready) <= stamp <= max(ready))
+    missed = 0
+    busy_until = 0.0
+    for stamp, following in pairwise(stamps):
+        if stamp in ready:
+            busy_until = ready[stamp]
+        elif busy_until < sent[following]:
+            missed += 1
+    return len(ready) / (len(ready) + missed)
+
+
+def node_figures(status: Mapping[str, DiagnosticStatus], node: str) -> dict[str, float]:
+    """All numbers a node's newest diagnostics hold, by their names."""
+    figures = {}
+    for name, part in status.items():
+        if name.startswith(f"{node}:"):
+            for entry in part.values:
+                with contextlib.suppress(ValueError):
+                    figures[entry.key] = float(entry.value)
+    return figures
+
+
+def errors_while_playing(seen: Observations, sent: Mapping[int, float]) -> list[str]:
+    """Errors on /diagnostics from a second after the first frame on; before, both nodes miss their input rightly."""
+    begin = min(sent.values(), default=float("inf")) + 1.0
+    return sorted({f"{name}: {text}" for arrival, name, level, text in seen.alerts if level >= 2 and arrival > begin})
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, float | int] | None:
@@ -88,6 +113,9 @@ def summarise(
         "s2_planner": {"processed": len(plan_frames), "dropped": len(sent) - len(plan_frames)},
         "s1_controller": {"processed": len(path_frames), "dropped": len(sent) - len(path_frames)},
     }
+    for name, node in nodes.items():
+        received = node_figures(seen.status, name).get("rgb received")
+        node["received"] = None if received is None else int(received)
     for name, samples in memory_mb.items():
         if samples:
             nodes[name]["memory_mb"] = {
@@ -96,6 +124,11 @@ def summarise(
                 "max": round(max(samples)),
             }
     share = answered_share(seen.paths, sent)
+    s1 = node_figures(seen.status, "s1_controller")
+    # What the controller itself measured for each command it computed: with and without the model's time.
+    own = {
+        part: {key: s1.get(f"{part} {key} [ms]") for key in ("p50", "p95", "p99")} for part in ("model", "overhead")
+    }
     return {
         "frames": len(sent),
         "nodes": nodes,
@@ -110,20 +143,24 @@ def summarise(
             "camera_to_path": percentiles_ms(list(path_frames.values())),
             "camera_to_command": percentiles_ms(list(first_arrivals(seen.states, sent).values())),
         },
+        "s1_model_ms": own["model"],
+        "s1_overhead_ms": own["overhead"],
         "s2_inference_ms": percentiles_ms([plan.message.inference_time for plan in seen.plans]),
         "s1_inference_ms": percentiles_ms(inference_times(seen.paths, sent)),
         "command_frame_age_ms": percentiles_ms(command_ages(seen, sent)),
-        "errors": sorted({f"{name}: {text}" for _, name, level, text in seen.alerts if level >= 2}),
+        "errors": errors_while_playing(seen, sent),
     }
 
 
 def table(summary: Mapping[str, Any]) -> str:
     """The same for people."""
     lines = [f"frames published   {summary['frames']}", ""]
-    lines.append(f"{'':22}{'processed':>10}{'dropped':>10}{'memory start':>15}{'end':>8}{'max':>8}  [MB]")
+    columns = f"{'received':>10}{'processed':>11}{'dropped':>9}{'memory start':>15}{'end':>8}{'max':>8}"
+    lines.append(f"{'':22}{columns}  [MB]")
     for name, node in summary["nodes"].items():
         memory = node.get("memory_mb", {"start": "-", "end": "-", "max": "-"})
-        counted = f"{name:22}{node['processed']:>10}{node['dropped']:>10}"
+        received = "-" if node["received"] is None else node["received"]
+        counted = f"{name:22}{received:>10}{node['processed']:>11}{node['dropped']:>9}"
         lines.append(f"{counted}{memory['start']:>15}{memory['end']:>8}{memory['max']:>8}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary["plan_kinds"].items())
     lines += ["", f"plans              {summary['plans']}" + (f"  ({kinds})" if kinds else "")]
@@ -138,13 +175,15 @@ def table(summary: Mapping[str, Any]) -> str:
         "frame behind command": summary["command_frame_age_ms"],
         "S2 inference": summary["s2_inference_ms"],
         "S1 inference": summary["s1_inference_ms"],
+        "  model alone": summary["s1_model_ms"],
+        "  all but the model": summary["s1_overhead_ms"],
     }
     for name, row in rows.items():
-        if row is None:
+        if row is None or row["p50"] is None:
             lines.append(f"{name:22}{'none':>10}")
         else:
-            figures = "".join(f"{row[key]:>10.1f}" for key in ("p50", "p95", "p99", "max"))
-            lines.append(f"{name:22}{figures}{row['n']:>8}")
+            figures = "".join(f"{row[key]:>10.1f}" for key in ("p50", "p95", "p99", "max") if key in row)
+            lines.append(f"{name:22}{figures}" + (f"{row['n']:>8}" if "n" in row else ""))
     if summary["errors"]:
         lines += ["", "errors seen on /diagnostics:", *(f"  {error}" for error in summary["errors"])]
     return "\n".join(lines)

@@ -29,12 +29,19 @@ def test_every_frame_answered_in_time_is_all_it_could():
 
 
 def test_a_slow_controller_is_measured_against_what_fits_into_the_time():
-    # 200 ms per inference on frames 100 ms apart: every second frame is all that fits.
-    assert answered_share([path(number, 200 * MS) for number in (0, 2, 4, 6, 8)], FRAMES) == pytest.approx(1.0)
+    # 210 ms per inference on frames 100 ms apart: every second frame is all that fits.
+    assert answered_share([path(number, 210 * MS) for number in (0, 2, 4, 6, 8)], FRAMES) == 1.0
 
 
 def test_frames_left_out_without_need_lower_the_share():
+    # After 30 ms the controller was free for each of the frames left out.
     assert answered_share([path(number, 30 * MS) for number in (0, 3, 6, 9)], FRAMES) == pytest.approx(0.4)
+
+
+def test_one_slow_inference_excuses_only_the_frames_that_came_and_went_during_it():
+    # Busy with frame 0 until 250 ms: frame 1 is replaced by frame 2 meanwhile; frame 2 waits and could be answered.
+    slow = [path(0, 250 * MS), *(path(number, 30 * MS) for number in range(3, 10))]
+    assert answered_share(slow, FRAMES) == pytest.approx(8 / 9)
 
 
 def test_no_share_without_two_paths():
@@ -49,18 +56,22 @@ def test_summary_counts_frames_and_measures_from_their_publishing():
         for later in (50 * MS, 100 * MS):  # the state is repeated: only the first counts
             arrival = 10.0 + number * 0.1 + later
             seen.states.append(SeenState(arrival, number * 100_000_000, ControllerState.FOLLOWING, 0.0, ""))
-    seen.alerts = [(1.0, "s2_planner: camera", 2, "silent"), (2.0, "s2_planner: camera", 1, "late")]
+    seen.alerts = [
+        (9.0, "s2_planner: inputs", 2, "nothing yet"),  # before the first frame
+        (12.0, "s2_planner: inputs", 2, "silent"),
+        (13.0, "s2_planner: inputs", 1, "late"),
+    ]
     summary = summarise(seen, FRAMES, {"s2_planner": [100.0, 120.0, 110.0], "s1_controller": []})
     assert summary["frames"] == 10
     assert summary["nodes"]["s2_planner"]["processed"] == 2
     assert summary["nodes"]["s2_planner"]["memory_mb"] == {"start": 100, "end": 110, "max": 120}
-    assert summary["nodes"]["s1_controller"] == {"processed": 7, "dropped": 3}
+    assert summary["nodes"]["s1_controller"] == {"processed": 7, "dropped": 3, "received": None}
     assert summary["plan_kinds"] == {"traj_latents": 1, "actions": 1}
     assert summary["latency_ms"]["camera_to_plan"]["p50"] == 300.0
     assert summary["latency_ms"]["camera_to_path"]["p99"] == 40.0
     assert summary["latency_ms"]["camera_to_command"] == {"p50": 50.0, "p95": 50.0, "p99": 50.0, "max": 50.0, "n": 7}
     assert summary["command_frame_age_ms"]["max"] == 100.0
-    assert summary["errors"] == ["s2_planner: camera: silent"]
+    assert summary["errors"] == ["s2_planner: inputs: silent"]
     text = table(summary)
     assert "camera → command" in text
     assert "S1 answered        100.0%" in text
