@@ -18,10 +18,9 @@ else
 fi
 export PATH="$_workspace/.venv/bin:$PATH"
 . "$_workspace/install/setup.bash"
-# Camera images do not fit the shared-memory segments Fast DDS has by default. Fast DDS 3 and 2 read one name each.
-: "${FASTDDS_DEFAULT_PROFILES_FILE:=$_workspace/launch/config/fastdds.xml}"
-: "${FASTRTPS_DEFAULT_PROFILES_FILE:=$FASTDDS_DEFAULT_PROFILES_FILE}"
-export FASTDDS_DEFAULT_PROFILES_FILE FASTRTPS_DEFAULT_PROFILES_FILE
+# Camera images do not fit the shared-memory segments Fast DDS has by default.
+case "${ROS_DISTRO:-}" in humble | jazzy) _profiles=FASTRTPS_DEFAULT_PROFILES_FILE ;; *) _profiles=FASTDDS_DEFAULT_PROFILES_FILE ;; esac
+[ -n "${!_profiles:-}" ] || export "$_profiles=$_workspace/launch/config/fastdds.xml"
 : "${RMW_IMPLEMENTATION:=rmw_fastrtps_cpp}"
 export RMW_IMPLEMENTATION
 # Humble knows this variable only; later distributions warn about it.
@@ -29,4 +28,4 @@ if [ "${ROS_DISTRO:-}" = humble ] && [ "${ROS_AUTOMATIC_DISCOVERY_RANGE:-}" = LO
   export ROS_LOCALHOST_ONLY=1
 fi
 [ -z "$_nounset" ] || set -u
-unset _workspace _ros _nounset
+unset _workspace _ros _nounset _profiles
