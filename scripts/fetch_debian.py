@@ -5,9 +5,9 @@
   libosmesa6              software rendering, only on a machine where neither EGL nor OSMesa works
 
 apt resolves, downloads and verifies the packages as it does for an installation; they are unpacked below
-.state/debian/<package>/ of this checkout. Packages that are installed already are used from where they are. Runs with
-the standard library alone; a run with nothing to do takes a moment. Nothing here is needed to build: without furniture
-the simulator draws plain shapes, and what is missing is said in one line.
+.state/debian/<package>/ of this checkout. Packages that are installed already are used from where they are. Runs
+with the standard library alone; a run with nothing to do takes a moment. Nothing here is needed to build: without
+furniture the simulator draws plain shapes, and what is missing is said in one line.
 """
 
 from __future__ import annotations

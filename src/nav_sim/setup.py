@@ -19,5 +19,11 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="Indoor simulator, episodes, oracles and evaluation.",
     license="Apache-2.0",
-    entry_points={"console_scripts": []},
+    entry_points={
+        "console_scripts": [
+            "nav_sim = nav_sim.main:nav_sim",
+            "oracle_s2 = nav_sim.main:oracle_s2",
+            "oracle_s1 = nav_sim.main:oracle_s1",
+        ]
+    },
 )

@@ -7,7 +7,7 @@ Camera frame (optical, REP-103): x right, y down, z forward; metres. The cameras
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Camera:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Principal point (column, row): the middle of the image, in the convention that pixel (0, 0) is centred at 0."""
+        """Principal point (column, row): the middle of the image; the centre of the first pixel is (0, 0)."""
         return (self.width - 1) / 2.0, (self.height_px - 1) / 2.0
 
     @property
@@ -78,6 +78,10 @@ class Camera:
             return None
         depth = self.height / fall
         return self.forward + depth * (cos - down * sin), -depth * right
+
+    def tilted(self) -> Camera:
+        """The second camera: in the same place, looking down by TILT."""
+        return replace(self, tilt=TILT)
 
     def contains(self, column: float, row: float, margin: float = 0.0) -> bool:
         """Whether a pixel lies in the image, at least `margin` pixels from its edge."""

@@ -1,9 +1,9 @@
 """Episodes: where the robot starts, what it is told, and what only the evaluator knows.
 
-Three families: "object" (Go to the blue chair.), "relation" (Stop at the lamp next to the sofa.) and "route" (Leave the
-room through the door on your left, then stop at the red cone.). The wordings are data (data/grammar_train.json and
-grammar_test.json) and shared by no two splits; flats of the splits come from different seeds. An episode is fixed by
-split, seed, family and number.
+Three families: "object" (Go to the blue chair.), "relation" (Stop at the lamp next to the sofa.) and "route" (Leave
+the room through the door on your left, then stop at the red cone.). The wordings are data (data/grammar_train.json
+and grammar_test.json) and shared by no two splits; flats of the splits come from different seeds. An episode is
+fixed by split, seed, family and number.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _START_CLEARANCE_CELLS = 2  # more room at the start than planning needs
 class Episode:
     """`instruction` is all a planner gets; the rest belongs to the evaluator.
 
-    goals: indices of the items of the flat that fulfil the instruction. shortest: metres from the start to the nearest
-    place within SUCCESS_RADIUS of one of them from where nothing hides it.
+    goals: indices of the items of the flat that fulfil the instruction. shortest: metres from the start to the
+    nearest place within SUCCESS_RADIUS of one of them from where nothing hides it.
     """
 
     split: str
@@ -87,8 +87,7 @@ def nearest_footprint_point(item: Item, point: Point) -> Point:
 
 
 def cells_near(flat: Flat, goals: Sequence[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Free cells (N, 2: row, column) within `radius` metres of a goal item with nothing between, and their distances."""
-    grid = grid_of(flat)
+    """Free cells (N, 2: row, column) within `radius` metres of a goal item, nothing between, and their distances."""
     cells, distances = [], []
     for goal in goals:
         item = flat.items[goal]
@@ -115,7 +114,7 @@ def success_field(flat: Flat, goals: tuple[int, ...], radius: float = SUCCESS_RA
 
 @functools.lru_cache(maxsize=64)
 def goal_field(flat: Flat, goals: tuple[int, ...], radius: float = SUCCESS_RADIUS) -> DistanceField:
-    """How far it is to the nearest goal object itself: to its surroundings, and from there straight to its footprint."""
+    """How far it is to the nearest goal object itself: to its surroundings, then straight to its footprint."""
     return grid_of(flat).distance_field(*cells_near(flat, goals, radius))
 
 
@@ -192,9 +191,9 @@ def _sector(bearing: float) -> str:
     degrees = math.degrees(bearing)
     if abs(degrees) <= 25:
         return "ahead"
-    if abs(degrees) >= 160:
+    if abs(degrees) >= 150:
         return "behind"
-    if 40 <= abs(degrees) <= 145:
+    if 35 <= abs(degrees) <= 125:
         return "left" if degrees > 0 else "right"
     return ""
 
@@ -308,6 +307,11 @@ def _start_cells(flat: Flat) -> np.ndarray:
     return np.argwhere(roomy if roomy.any() else flat.drivable)
 
 
+def draw_start(draw: Draw, flat: Flat) -> Pose:
+    """A pose with some room around it."""
+    return _draw_pose(draw, _start_cells(flat))
+
+
 def _draw_pose(draw: Draw, cells: np.ndarray) -> Pose:
     row, column = cells[draw.below(len(cells))]
     x, y = Grid.centre(int(row), int(column))
@@ -338,7 +342,7 @@ def make_episode(split: str, seed: int, family: str, number: int) -> Episode:
             continue
         field = success_field(flat, task.goals)
         for _ in range(1 if task.start else 12):
-            start = task.start or _draw_pose(draw, _start_cells(flat))
+            start = task.start or draw_start(draw, flat)
             if MIN_DISTANCE <= field.at((start.x, start.y)) <= MAX_DISTANCE:
                 shortest = path_length(field.path((start.x, start.y)))
                 words = _wording(task, split, draw)

@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("--radius", type=float, default=SUCCESS_RADIUS, help="metres to the goal object at the STOP")
     parser.add_argument("--time-limit", type=float, default=120.0, help="simulated seconds")
     parser.add_argument("--processes", type=int, default=0, help="0: one per core")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="folder; an interrupted run goes on")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/evaluation"), help="folder; an interrupted run goes on"
+    )
     parser.add_argument("--no-pictures", action="store_true")
     arguments = parser.parse_args()
     try:
@@ -50,7 +52,9 @@ def main() -> int:
         return 130
     print(table(summary))
     print(f"pictures and figures in {arguments.out}")
-    print(json.dumps({"success": summary["all"]["success"]["value"], "spl": round(summary["all"]["spl"]["value"], 4)}))
+    print(
+        json.dumps({"success": summary["all"]["success"]["value"], "spl": round(summary["all"]["spl"]["value"], 4)})
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
 """Episodes closed loop in this process: no ROS, no waiting, several processes at once.
 
-The world stands still while a planner or controller thinks, as it does over DDS in lock-step, so the fast path and the
-runs over DDS measure the same thing.
+The world stands still while a planner or controller thinks, as it does over DDS in lock-step, so the fast path and
+the runs over DDS measure the same thing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Settings:
             raise ValueError(f"S1: expected one of {', '.join(CONTROLLERS)}, got {self.s1!r}")
         unknown = [family for family in self.families if family not in FAMILIES]
         if unknown or not self.families:
-            raise ValueError(f"families: expected some of {', '.join(FAMILIES)}, got {', '.join(self.families) or 'none'}")
+            raise ValueError(
+                f"families: expected some of {', '.join(FAMILIES)}, got {', '.join(self.families) or 'none'}"
+            )
         for name in ("episodes", "radius", "time_limit", "plan_period"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
@@ -165,8 +167,8 @@ def _load_finished(folder: Path, settings: Settings) -> dict[str, dict]:
         different = sorted(k for k in wanted if k != "episodes" and before.get(k) != wanted[k])
         if different:
             raise ResumeError(
-                f"{folder} holds an evaluation with other settings ({', '.join(different)}): choose another folder, or "
-                "remove it"
+                f"{folder} holds an evaluation with other settings ({', '.join(different)}): choose another "
+                "folder, or remove it"
             )
     folder.mkdir(parents=True, exist_ok=True)
     stored.write_text(json.dumps(wanted, indent=1))
@@ -195,15 +197,18 @@ def evaluate(settings: Settings, folder: Path, processes: int = 0, with_pictures
              quiet: bool = False) -> dict:  # fmt: skip
     """Run what is missing of `settings.episodes` episodes; write and return the summary.
 
-    folder gets settings.json, episodes.jsonl (a line as soon as an episode ends: an interrupted evaluation goes on from
-    there), summary.json and pictures/. processes: 0 for one per core. ResumeError when `folder` holds other settings.
+    folder gets settings.json, episodes.jsonl (a line as soon as an episode ends: an interrupted evaluation goes on
+    from there), summary.json and pictures/. processes: 0 for one per core. ResumeError when `folder` holds other
+    settings.
     """
     finished = _load_finished(folder, settings)
     if with_pictures:
         (folder / "pictures").mkdir(exist_ok=True)
     families = settings.families
     all_keys = [(families[i % len(families)], i // len(families)) for i in range(settings.episodes)]
-    names = {f"{settings.split}-{settings.seed}-{family}-{number:04d}": (family, number) for family, number in all_keys}
+    names = {
+        f"{settings.split}-{settings.seed}-{family}-{number:04d}": (family, number) for family, number in all_keys
+    }
     missing = [key for name, key in names.items() if name not in finished]
     tasks = [(group, settings, folder, with_pictures) for group in _groups(missing)]
     processes = min(processes or os.cpu_count() or 1, max(1, len(tasks)))
@@ -250,7 +255,8 @@ def table(summary: dict) -> str:
         low, high = part["success"]["ci95"]
         spl, error = part["spl"], part["navigation_error"]
         lines.append(
-            f"{name:10s} {part['episodes']:4d}  {100 * part['success']['value']:6.1f} ({100 * low:.1f}–{100 * high:.1f})"
+            f"{name:10s} {part['episodes']:4d}  "
+            f"{100 * part['success']['value']:6.1f} ({100 * low:.1f}–{100 * high:.1f})"
             .ljust(38)
             + f"{spl['value']:.2f} ± {(spl['ci95'][1] - spl['ci95'][0]) / 2:.2f}".rjust(12)
             + f"{100 * part['oracle_success']['value']:10.1f}"

@@ -19,6 +19,7 @@ import zipfile
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -184,7 +185,7 @@ def _parse_obj(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, Corners, 
                     vt - 1 if vt > 0 else (len(texcoords) + vt if vt else -1),
                     vn - 1 if vn > 0 else (len(normals) + vn if vn else -1),
                 ))  # fmt: skip
-            for second, third in zip(polygon[1:], polygon[2:], strict=False):
+            for second, third in pairwise(polygon[1:]):
                 corners[material] += (polygon[0], second, third)
     as_array = lambda rows, width: np.asarray(rows, np.float64).reshape(-1, width)  # noqa: E731
     return as_array(positions, 3), as_array(texcoords, 2), as_array(normals, 3), corners, libraries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -33,8 +34,8 @@ def _crossed(i: int, j: int) -> list[tuple[int, int]]:
 class Grid:
     """Where the robot may drive, and how far it is from anywhere to a goal.
 
-    `comfort` > 0 makes cells near obstacles dearer, so that paths keep some distance where there is room for it; lengths
-    given by `distance` then are costs, not metres.
+    `comfort` > 0 makes cells near obstacles dearer, so that paths keep some distance where there is room for it;
+    lengths given by `distance` then are costs, not metres.
     """
 
     def __init__(self, flat: Flat, comfort: float = 0.0) -> None:
@@ -85,7 +86,7 @@ class Grid:
         return bool(self.free[self.cell(point)])
 
     def distance_field(self, cells: np.ndarray, start_costs: np.ndarray | None = None) -> DistanceField:
-        """Distance from every free cell to the nearest of `cells` (N, 2: row, column), plus that cell's start cost."""
+        """Distance from every free cell to the nearest of `cells` (N, 2: row, column), plus that one's start cost."""
         goals = self._number[cells[:, 0], cells[:, 1]]
         costs = np.zeros(len(goals)) if start_costs is None else np.asarray(start_costs, float)
         goals, costs = goals[goals >= 0], costs[goals >= 0]
@@ -111,7 +112,7 @@ class Grid:
         return clear_line(~self.occupied, a, b)
 
     def shortened(self, path: Sequence[Point]) -> list[Point]:
-        """The corners of a path: points that can be left out, because the line past them is drivable, are left out."""
+        """The corners of a path: points that the robot can drive past in a straight line are left out."""
         corners = [path[0]]
         index = 0
         while index < len(path) - 1:
@@ -144,7 +145,7 @@ class DistanceField:
         self._previous = previous
 
     def at(self, point: Point) -> float:
-        """Distance from a point to the goal, metres (cost for a grid with comfort); from a wall: of the cell nearby."""
+        """Distance from a point to the goal, metres (a cost with `comfort`); from a wall: of the cell nearby."""
         return float(self._distances[self._grid._number[self._grid.nearest_free(point)]])
 
     def path(self, start: Point) -> list[Point]:
@@ -162,7 +163,7 @@ class DistanceField:
 
 def path_length(path: Sequence[Point]) -> float:
     """Length of a polyline, metres."""
-    return sum(math.dist(a, b) for a, b in zip(path, path[1:], strict=False))
+    return sum(math.dist(a, b) for a, b in pairwise(path))
 
 
 @functools.lru_cache(maxsize=16)

@@ -18,8 +18,8 @@ OUTCOMES = ("stopped", "timeout", "failed")
 class Result:
     """One episode. Lengths in metres, time in simulated seconds.
 
-    success: STOP within the radius of a goal object that the robot sees. oracle_success: came within that radius at some
-    point, seen or not. navigation_error: distance left to the goal object at the end, along the floor.
+    success: STOP within the radius of a goal object that the robot sees. oracle_success: came within that radius at
+    some point, seen or not. navigation_error: distance left to the goal object at the end, along the floor.
     """
 
     name: str

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -122,10 +123,10 @@ class OraclePlanner:
 
 
 def _samples(path: Sequence[Point], step: float, limit: float) -> list[tuple[float, Point]]:
-    """Points every `step` metres along a polyline, with the distance driven to each, up to `limit`; the end included."""
+    """Points every `step` metres along a polyline, with the distance to each, up to `limit`; the end included."""
     samples: list[tuple[float, Point]] = []
     driven = 0.0
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in pairwise(path):
         length = math.dist(a, b)
         for index in range(int(length / step) + 1):
             share = index * step / max(length, 1e-9)
@@ -182,6 +183,11 @@ class OracleController:
     def done(self) -> bool:
         """Nothing left to do of the current plan."""
         return not self._path and not self._actions and self._target is None
+
+    @property
+    def actions_left(self) -> int:
+        """Discrete actions not yet done, the running one included."""
+        return len(self._actions) + (self._target is not None)
 
     def set_plan(self, plan: PlanMade, frame_pose: Pose, time: float) -> None:
         """Take over a plan made from the frame at `frame_pose`; it replaces what was being done."""
@@ -242,7 +248,9 @@ class OracleController:
         if remaining < 0.01 or self._is_stuck(remaining, time):
             self._target = None
             return 0.0, 0.0
-        return min(MAX_SPEED, max(0.05, math.sqrt(2 * DECELERATION * remaining) * 0.8)), 3.0 * wrapped(start.yaw - pose.yaw)
+        return min(MAX_SPEED, max(0.05, math.sqrt(2 * DECELERATION * remaining) * 0.8)), 3.0 * wrapped(
+            start.yaw - pose.yaw
+        )
 
     def _follow(self, pose: Pose, time: float) -> tuple[float, float]:
         """Pure pursuit: drop what has been passed, aim at a point LOOK_AHEAD farther along the path."""
@@ -267,7 +275,7 @@ class OracleController:
 def _cut(path: list[Point], here: Point) -> tuple[list[Point], float]:
     """The path from its point nearest to `here` on (which becomes its first), and the length of that rest."""
     best, best_distance = (0, path[0]), math.inf
-    for index, (a, b) in enumerate(zip(path, path[1:], strict=False)):
+    for index, (a, b) in enumerate(pairwise(path)):
         dx, dy = b[0] - a[0], b[1] - a[1]
         square = dx * dx + dy * dy
         share = 0.0 if square < 1e-12 else ((here[0] - a[0]) * dx + (here[1] - a[1]) * dy) / square
@@ -277,11 +285,11 @@ def _cut(path: list[Point], here: Point) -> tuple[list[Point], float]:
         if distance < best_distance:
             best, best_distance = (index, point), distance
     rest = [best[1], *path[best[0] + 1 :]]
-    return rest, sum(math.dist(a, b) for a, b in zip(rest, rest[1:], strict=False))
+    return rest, sum(math.dist(a, b) for a, b in pairwise(rest))
 
 
 def _point_along(path: Sequence[Point], distance: float) -> Point:
-    for a, b in zip(path, path[1:], strict=False):
+    for a, b in pairwise(path):
         length = math.dist(a, b)
         if length >= distance:
             share = distance / max(length, 1e-9)

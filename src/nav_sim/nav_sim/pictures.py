@@ -15,7 +15,7 @@ from .simulator import Simulator
 
 WIDTH = 960
 _BAND = 64  # pixels for the text below the picture
-_PATH, _PLAN, _START, _GOAL = (30, 90, 230), (230, 120, 0), (30, 160, 60), (220, 30, 120)
+_PATH, _PLAN, _START, _GOAL, _WALL = (30, 90, 230), (230, 120, 0), (30, 160, 60), (220, 30, 120), (58, 56, 54)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -31,6 +31,10 @@ def episode_picture(
     def pixel(point: Point) -> tuple[int, int]:
         return round(point[0] * scale), round(height - 1 - point[1] * scale)
 
+    for wall in episode.flat.walls:
+        cv2.rectangle(
+            image[:height], pixel((wall.x0 / 100, wall.y0 / 100)), pixel((wall.x1 / 100, wall.y1 / 100)), _WALL, -1
+        )
     for goal in episode.goals:
         item = episode.flat.items[goal]
         corners = cv2.boxPoints(

@@ -1,7 +1,7 @@
 """Draw RGB and metric depth in one pass, on the CPU if need be.
 
-One `mjr_render` and one `mjr_readPixels` give both images. What lies outside of a camera's view cone is left out before
-drawing, which is worth most with furniture of many triangles.
+One `mjr_render` and one `mjr_readPixels` give both images. What lies outside of a camera's view cone is left out
+before drawing, which is worth most with furniture of many triangles.
 
 An OpenGL context belongs to the thread it was made on: make and use a renderer on one thread, and close it there.
 """
@@ -110,8 +110,8 @@ class Renderer:
     def plan_view(self, data: mujoco.MjData, extent: tuple[float, float], below: float, width: int) -> np.ndarray:
         """The flat straight from above, parallel projection, robot included: (H, W, 3) uint8. For people.
 
-        extent: size of the flat in metres, its origin in the lower left corner; the image shows exactly that at `width`
-        pixels. below: geoms centred higher than this (ceilings, lintels) are left out.
+        extent: size of the flat in metres, its origin in the lower left corner; the image shows exactly that at
+        `width` pixels. below: geoms centred higher than this (ceilings, lintels) are left out.
         """
         height = round(width * extent[1] / extent[0])
         scale = min(1.0, self._model.vis.global_.offheight / height, self._model.vis.global_.offwidth / width)

@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,13 @@ import mujoco  # noqa: E402 (MUJOCO_GL has to be set before)
 
 LOOKS = ("furniture", "plain")
 GROUP_HOUSE, GROUP_FURNITURE, GROUP_ROBOT, GROUP_COLLIDER, GROUP_CULLED = 0, 1, 2, 3, 5
-TIMESTEP = 0.004
+TIMESTEP = 0.005
 ROBOT_MASS = 12.0
 ROBOT_RADIUS = worlds.ROBOT_RADIUS / 100.0
-SERVO_GAIN = (1200.0, 60.0)  # N per m/s and N·m per rad/s: time constants of 10 and 4 ms
+SERVO_GAIN = (1200.0, 60.0)  # N per m/s and N·m per rad/s: time constants of 10 and 5 ms or so
 SERVO_LIMIT = (60.0, 20.0)  # N and N·m: the motors stall against a wall instead of pushing through it
 NEAR, FAR = 0.02, 40.0
-_VERSION = 1  # of what this module builds; part of the cache key
+_VERSION = 2  # of what this module builds; part of the cache key
 
 
 class SceneError(ValueError):
@@ -217,8 +218,8 @@ def _add_house(builder: _Builder, flat: Flat) -> None:
                    textures.window(flat.seed * 16 + number), (0.80, 0.90, 1.0), emission=0.35)  # fmt: skip
     for number, picture in enumerate(flat.pictures):
         heights = (155 - picture.height // 2, 155 + picture.height // 2)
-        _add_panel(builder, flat, f"picture{number}", picture.room, picture.side, picture.centre, picture.width, heights,
-                   textures.picture(picture.motif), (0.45, 0.42, 0.38))  # fmt: skip
+        _add_panel(builder, flat, f"picture{number}", picture.room, picture.side, picture.centre, picture.width,
+                   heights, textures.picture(picture.motif), (0.45, 0.42, 0.38))  # fmt: skip
 
     for wall in flat.walls:
         half = [(wall.x1 - wall.x0) / 200.0, (wall.y1 - wall.y0) / 200.0, ceiling / 2]
@@ -266,7 +267,7 @@ def _add_wall(quads: _Quads, flat: Flat, room: worlds.Room, side: str, ceiling: 
             openings.append((position - door.width // 2, position + door.width // 2))
     lintel = worlds.DOOR_HEIGHT / 100.0
     edges = [low, *(edge for opening in sorted(openings) for edge in opening), high]
-    for index, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (a, b) in enumerate(pairwise(edges)):
         if b <= a:
             continue
         point, right = _face(room, side, a, b)
@@ -278,7 +279,8 @@ def _add_wall(quads: _Quads, flat: Flat, room: worlds.Room, side: str, ceiling: 
 
 
 def _add_panel(builder: _Builder, flat: Flat, key: str, room: int, side: str, centre: int, width: int,
-               heights: tuple[int, int], image: np.ndarray, plain: Sequence[float], emission: float = 0.0) -> None:  # fmt: skip
+               heights: tuple[int, int], image: np.ndarray, plain: Sequence[float],
+               emission: float = 0.0) -> None:  # fmt: skip
     """A picture or window: a rectangle a centimetre in front of a wall."""
     point, right = _face(flat.rooms[room], side, centre - width // 2, centre + width // 2)
     normal = _INWARD[side]

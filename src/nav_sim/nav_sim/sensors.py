@@ -22,7 +22,9 @@ class DepthSensor:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.minimum < self.maximum <= 65.0:
-            raise ValueError(f"depth range: expected 0 <= minimum < maximum <= 65 m, got {self.minimum}, {self.maximum}")
+            raise ValueError(
+                f"depth range: expected 0 <= minimum < maximum <= 65 m, got {self.minimum}, {self.maximum}"
+            )
         for name in ("dropout", "edge_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")

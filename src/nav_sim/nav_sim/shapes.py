@@ -25,7 +25,7 @@ _POT = (0.70, 0.55, 0.42)
 
 @dataclass(frozen=True)
 class Shape:
-    """One primitive of an item: type "box", "cylinder" or "ellipsoid"; centre and half sizes in metres, item frame."""
+    """One primitive of an item: type "box", "cylinder" or "ellipsoid"; centre and half sizes, metres, item frame."""
 
     type: str
     centre: tuple[float, float, float]
@@ -80,7 +80,7 @@ _SHAPES: dict[str, list[tuple[str, tuple[float, ...], tuple[float, ...], tuple[f
     "ottoman": [(_CYLINDER, (0, 0, 0.5), (1, 1, 1), None)],
     "barrel": [(_CYLINDER, (0, 0, 0.5), (1, 1, 1), None), (_CYLINDER, (0, 0, 0.5), (1.02, 1.02, 0.08), _DARK)],
     "cone": [(_BOX, (0, 0, 0.03), (1, 1, 0.06), None), (_CYLINDER, (0, 0, 0.18), (0.66, 0.66, 0.26), None),
-             (_CYLINDER, (0, 0, 0.42), (0.50, 0.50, 0.24), _WHITE), (_CYLINDER, (0, 0, 0.65), (0.34, 0.34, 0.24), None),
+             (_CYLINDER, (0, 0, 0.42), (0.5, 0.5, 0.24), _WHITE), (_CYLINDER, (0, 0, 0.65), (0.34, 0.34, 0.24), None),
              (_CYLINDER, (0, 0, 0.88), (0.18, 0.18, 0.24), _WHITE)],
     "fridge": [(_BOX, (0, 0, 0.5), (1, 1, 1), None), (_BOX, (0.4, -0.5, 0.6), (0.05, 0.04, 0.4), _DARK)],
     "washing machine": [(_BOX, (0, 0, 0.5), (1, 1, 1), _WHITE), (_BOX, (0, -0.5, 0.5), (0.5, 0.03, 0.4), _DARK)],
@@ -92,7 +92,7 @@ _SHAPES: dict[str, list[tuple[str, tuple[float, ...], tuple[float, ...], tuple[f
     "fireplace": [(_BOX, (0, 0.1, 0.5), (1, 0.8, 1), _WHITE), (_BOX, (0, -0.3, 0.3), (0.6, 0.1, 0.55), _DARK)],
     "suitcase": [(_BOX, (0, 0, 0.47), (1, 1, 0.94), None), (_BOX, (0, 0, 0.97), (0.2, 0.2, 0.06), _DARK)],
     "exercise bike": [(_BOX, (0, 0, 0.04), (1, 1, 0.08), None), (_CYLINDER, (0, -0.2, 0.3), (0.3, 0.3, 0.5), _DARK),
-                      (_BOX, (0, 0.2, 0.4), (0.15, 0.1, 0.7), None), (_BOX, (0, -0.4, 0.9), (0.7, 0.05, 0.05), _DARK)],
+                      (_BOX, (0, 0.2, 0.4), (0.15, 0.1, 0.7), None), (_BOX, (0, -0.4, 0.9), (0.7, 0.1, 0.1), _DARK)],
     "water cooler": [(_BOX, (0, 0, 0.38), (1, 1, 0.76), _WHITE), (_CYLINDER, (0, 0, 0.88), (0.8, 0.8, 0.24),
                                                                  (0.5, 0.7, 0.9))],
     "person": [(_BOX, (0, 0, 0.25), (0.6, 0.6, 0.5), (0.15, 0.2, 0.4)), (_BOX, (0, 0, 0.67), (0.9, 0.7, 0.36), None),

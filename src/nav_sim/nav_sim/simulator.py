@@ -1,7 +1,7 @@
 """The simulated robot in its flat: commands and time in, images, odometry and contacts out. No ROS.
 
-Time passes only in `step`, in physics steps of 4 ms, and everything random comes from the seed: the same flat, seed and
-commands give the same poses and, on one machine, the same images.
+Time passes only in `step`, in physics steps of 5 ms, and everything random comes from the seed: the same flat, seed
+and commands give the same poses and, on one machine, the same images.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
-from .camera import TILT, Camera
+from .camera import Camera
 from .draw import Draw
 from .furniture import catalogue
 from .grid import Grid, Point, grid_of, path_length
@@ -89,6 +90,11 @@ def wrapped(angle: float) -> float:
     return math.remainder(angle, 2 * math.pi)
 
 
+def yaw_of(z: float, w: float) -> float:
+    """Heading of a quaternion that turns about the vertical only."""
+    return wrapped(2.0 * math.atan2(z, w))
+
+
 @dataclass(frozen=True)
 class Collision:
     """Begin of a contact: time in seconds, name of what was hit ("wall", "item3", "mover0"), robot position."""
@@ -106,7 +112,7 @@ class Simulator:
         self.config = config or Config()
         self.seed = seed
         self.look = available_look(self.config.look)
-        self.cameras = {"level": self.config.camera, "look_down": _tilted(self.config.camera)}
+        self.cameras = {"level": self.config.camera, "look_down": self.config.camera.tilted()}
         self._draw = Draw(seed, 7)
         self._movers = [_MovingThing(*plan) for plan in _plan_movers(flat, self.config, self._draw)]
         self.model = load_scene(flat, self.look, self.config.camera, [thing.mover for thing in self._movers])
@@ -146,7 +152,7 @@ class Simulator:
         self._command_step = self._steps
 
     def step(self, duration: float) -> None:
-        """Let `duration` seconds pass (rounded to physics steps of 4 ms)."""
+        """Let `duration` seconds pass (rounded to physics steps of 5 ms)."""
         for _ in range(round(duration / TIMESTEP)):
             self._physics_step()
 
@@ -158,7 +164,8 @@ class Simulator:
         w = _toward(self._set_point[1], self._wanted[1], config.angular_acceleration * TIMESTEP)
         self._set_point = (v, w)
         x, y, yaw = self.data.qpos[:3]
-        # The servo follows with a delay of mass / gain; aiming ahead by it keeps a turning robot from slipping sideways.
+        # The servo follows with a delay of mass / gain; aiming ahead by it keeps a turning robot from slipping
+        # sideways.
         heading = yaw + w * (ROBOT_MASS / SERVO_GAIN[0] + TIMESTEP / 2)
         self.data.ctrl[:3] = (v * math.cos(heading), v * math.sin(heading), w)
         for index, thing in enumerate(self._movers):
@@ -240,7 +247,7 @@ class Simulator:
 
     # -------------------------------------------------------------------------------------------------- cameras
 
-    def _get_renderer(self):  # noqa: ANN202 (the type needs OpenGL to import)
+    def _get_renderer(self):
         if self._renderer is None:
             from .renderer import Renderer
 
@@ -286,10 +293,6 @@ def _toward(value: float, target: float, step: float) -> float:
     return min(value + step, target) if target > value else max(value - step, target)
 
 
-def _tilted(camera: Camera) -> Camera:
-    return Camera(camera.width, camera.height_px, camera.hfov, camera.height, camera.forward, TILT)
-
-
 def _geoms_by_item(model: mujoco.MjModel, flat: Flat) -> list[np.ndarray]:
     """Ids of the drawn geoms of each item: they come in the order of the items, each after its collider."""
     starts = [model.geom(f"item{number}").id for number in range(len(flat.items))]
@@ -311,7 +314,7 @@ class _MovingThing:
     def __init__(self, mover: Mover, path: Sequence[Point], start: float) -> None:
         self.mover = mover
         self._path = list(path)
-        lengths = [math.dist(a, b) for a, b in zip(self._path, self._path[1:], strict=False)]
+        lengths = [math.dist(a, b) for a, b in pairwise(self._path)]
         self._ends = np.concatenate([[0.0], np.cumsum(lengths)])
         self._start = start * float(self._ends[-1])
         self.reset()

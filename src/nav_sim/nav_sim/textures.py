@@ -90,7 +90,7 @@ def floor(kind: str, seed: int, size: tuple[float, float], shade: np.ndarray) ->
 
 
 def wall(kind: str, seed: int, height: float) -> np.ndarray:
-    """Wall paint with a baseboard, a little darker towards floor and ceiling: (256, 512, 3) uint8, first row on top."""
+    """Wall paint with a baseboard, a little darker towards floor and ceiling: (256, 512, 3) uint8, top row first."""
     random = np.random.default_rng([seed, 2])
     shape = (256, 512)
     z = (shape[0] - 0.5 - np.arange(shape[0])) / shape[0] * height

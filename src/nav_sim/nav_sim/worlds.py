@@ -1,10 +1,11 @@
 """Procedural flats: the same seed gives the same flat on every machine.
 
-Everything that makes a flat is integer arithmetic on draws of `Draw`: centimetres, degrees in steps of 15, percent. No
-step depends on floating point, on hashing or on whether furniture models are installed.
+Everything that makes a flat is integer arithmetic on draws of `Draw`: centimetres, degrees in steps of 15, percent.
+No step depends on floating point, on hashing or on whether furniture models are installed.
 
 A flat that is handed out is one connected piece for the robot: after each wall and each item the floor where the
-robot's centre may be (`PLANNING_RADIUS` from everything) is still a single component, and each item can be driven up to.
+robot's centre may be (`PLANNING_RADIUS` from everything) is still a single component, and each item can be driven
+up to.
 
 Frame of a flat: x to the right and y up on the plan, z up, origin in the lower left corner of the outer walls' centre
 lines; yaw counter-clockwise. An item with yaw 0 faces -y (see furniture.py).
@@ -17,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -45,25 +47,25 @@ ROOM_FLOORS = {
 }
 # What stands in a room: kinds that make it what it is, in this order, and kinds that may be there.
 FURNISHING = {
-    "living room": (("sofa", "coffee table"), ("tv stand", "armchair", "bookcase", "lamp", "plant", "piano", "fireplace",
-                                               "ottoman")),
+    "living room": (("sofa", "coffee table"), ("tv stand", "armchair", "bookcase", "lamp", "plant", "piano",
+                                               "fireplace", "ottoman")),
     "bedroom": (("bed", "wardrobe"), ("dresser", "lamp", "chair", "plant", "ottoman", "armchair")),
     "kitchen": (("fridge", "table"), ("cabinet", "chair", "chair", "washing machine", "stool", "water cooler")),
     "bathroom": (("bathtub", "toilet"), ("sink", "basket", "washing machine", "stool")),
     "office": (("desk", "chair"), ("bookcase", "cabinet", "plant", "armchair", "water cooler", "exercise bike")),
     "corridor": ((), ("plant", "stool", "dresser")),
 }  # fmt: skip
-AGAINST_WALL = frozenset(
-    "sofa,tv stand,bookcase,piano,fireplace,bed,wardrobe,dresser,fridge,cabinet,washing machine,bathtub,toilet,sink,desk,"
-    "water cooler".split(",")
-)
+AGAINST_WALL = frozenset((
+    "sofa", "tv stand", "bookcase", "piano", "fireplace", "bed", "wardrobe", "dresser", "fridge", "cabinet",
+    "washing machine", "bathtub", "toilet", "sink", "desk", "water cooler",
+))  # fmt: skip
 ALIGNED = frozenset(("table", "coffee table"))  # free in the room, but parallel to its walls
 # Things that may stand anywhere, and kinds they are recognisably next to.
 MOVABLE = ("cone", "crate", "barrel", "suitcase", "box", "stool", "lamp", "plant", "basket", "chair", "ottoman")
-LANDMARKS = frozenset(
-    "sofa,table,bed,wardrobe,bookcase,desk,fridge,bathtub,toilet,piano,fireplace,tv stand,dresser,armchair,sink,"
-    "coffee table,cabinet".split(",")
-)
+LANDMARKS = frozenset((
+    "sofa", "table", "bed", "wardrobe", "bookcase", "desk", "fridge", "bathtub", "toilet", "piano", "fireplace",
+    "tv stand", "dresser", "armchair", "sink", "coffee table", "cabinet",
+))  # fmt: skip
 MAX_ITEMS = 15
 MIN_ITEMS = 6
 
@@ -284,7 +286,7 @@ def _corridor_plan(draw: Draw) -> tuple[list[Box], int]:
             middle = width * index // count
             cuts.append((middle + draw.between(-40, 40, 20)) // 2 * 2)
         cuts.append(width)
-        boxes += [Box(x0, y0, x1, y1) for x0, x1 in zip(cuts, cuts[1:], strict=False)]
+        boxes += [Box(x0, y0, x1, y1) for x0, x1 in pairwise(cuts)]
     boxes.append(Box(0, south, width, south + corridor))
     return boxes, len(boxes) - 1
 
@@ -321,7 +323,7 @@ def _shared_wall(a: Box, b: Box) -> tuple[str, int, int, int] | None:
 
 
 def _make_doors(draw: Draw, boxes: list[Box], corridor: int) -> list[Door]:
-    """A tree of doors that reaches every room (through the corridor, where there is one), and now and then one more."""
+    """A tree of doors that reaches every room (through the corridor, where there is one), sometimes one more."""
     possible: dict[tuple[int, int], Door] = {}
     for a in range(len(boxes)):
         for b in range(a + 1, len(boxes)):
