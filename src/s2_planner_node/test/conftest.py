@@ -99,6 +99,12 @@ def random_network(config, seed=0):
 
 
 @pytest.fixture(scope="session")
+def make_network():
+    """Factory: ``make_network(config, seed=0)``."""
+    return random_network
+
+
+@pytest.fixture(scope="session")
 def tiny_network():
     return random_network(TINY_CONFIG)
 

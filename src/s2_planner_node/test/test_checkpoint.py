@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import random_network
 from safetensors.torch import save_file
 
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
@@ -59,10 +58,15 @@ def test_the_release_has_exactly_the_expected_keys_and_shapes(shared):
     assert expected_shapes(config) == released
 
 
-def write_checkpoint(folder, config, drop=(), add=None, reshape=None):
-    """A checkpoint under released names, with S1 tensors that S2 must not touch."""
+@pytest.fixture
+def write_checkpoint(make_network):
+    """Factory of checkpoints under released names, with S1 tensors that S2 must not touch."""
+    return lambda *arguments, **changes: _write_checkpoint(make_network, *arguments, **changes)
+
+
+def _write_checkpoint(make_network, folder, config, drop=(), add=None, reshape=None):
     folder.mkdir()
-    network = random_network(config)
+    network = make_network(config)
     tensors = {released_name(key, network): value for key, value in network.state_dict().items()}
     tensors[LATENT_QUERIES] = torch.randn(1, 4, config["hidden_size"])
     tensors["model.traj_dit.model.layers.0.gate"] = torch.zeros(6)
@@ -74,7 +78,7 @@ def write_checkpoint(folder, config, drop=(), add=None, reshape=None):
     return CheckpointFolder(folder), network
 
 
-def test_loading_gives_the_network_its_own_tensors_under_installed_names(tmp_path, tiny_config):
+def test_loading_gives_the_network_its_own_tensors_under_installed_names(tmp_path, tiny_config, write_checkpoint):
     folder, network = write_checkpoint(tmp_path / "model", tiny_config)
     model = load_model(folder)
     loaded = model.network.state_dict()
@@ -84,7 +88,7 @@ def test_loading_gives_the_network_its_own_tensors_under_installed_names(tmp_pat
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
 
 
-def test_only_the_tensors_of_s2_are_read(tmp_path, tiny_config, monkeypatch):
+def test_only_the_tensors_of_s2_are_read(tmp_path, tiny_config, monkeypatch, write_checkpoint):
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config)
     read = []
     load = CheckpointFolder.load
@@ -101,7 +105,7 @@ def test_names_map_to_the_installed_version_and_back(tiny_config):
         assert installed_name(released_name(key, network), network) == key
 
 
-def test_precision_is_chosen_by_device(tmp_path, tiny_config):
+def test_precision_is_chosen_by_device(tmp_path, tiny_config, write_checkpoint):
     assert choose_precision("auto", torch.device("cuda")) is torch.bfloat16
     assert choose_precision("auto", torch.device("cpu")) is torch.float32
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config)
@@ -123,13 +127,13 @@ def test_precision_is_chosen_by_device(tmp_path, tiny_config):
         ({"reshape": [LATENT_QUERIES]}, r"latent_queries has shape \(1, 4, 31\), expected \(1, n_query, 32\)"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, tiny_config, change, message):
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path, tiny_config, change, message, write_checkpoint):
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config, **change)
     with pytest.raises(CheckpointError, match=message):
         load_model(folder)
 
 
-def test_a_system2_only_checkpoint_loads_without_latents(tmp_path, tiny_config):
+def test_a_system2_only_checkpoint_loads_without_latents(tmp_path, tiny_config, write_checkpoint):
     config = {key: value for key, value in tiny_config.items() if key not in ("system1", "n_query")}
     folder, _ = write_checkpoint(tmp_path / "model", config, drop=[LATENT_QUERIES])
     assert load_model(folder).latent_queries is None
@@ -146,21 +150,21 @@ def test_a_system2_only_checkpoint_loads_without_latents(tmp_path, tiny_config):
         ({"eos_token_id": None}, "eos_token_id"),
     ],
 )
-def test_a_config_this_project_cannot_compute_is_refused(tmp_path, tiny_config, change, message):
+def test_a_config_this_project_cannot_compute_is_refused(tmp_path, tiny_config, change, message, write_checkpoint):
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config)
     (folder.path / "config.json").write_text(json.dumps(tiny_config | change), encoding="utf-8")
     with pytest.raises((CheckpointError, ValueError), match=message):
         load_model(CheckpointFolder(folder.path))
 
 
-def test_generation_settings_come_from_the_checkpoint(tmp_path, tiny_config):
+def test_generation_settings_come_from_the_checkpoint(tmp_path, tiny_config, write_checkpoint):
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config)
     assert generation_settings(folder) == ([297], 1.0)
     (folder.path / "generation_config.json").write_text('{"eos_token_id": [297, 298], "repetition_penalty": 1.05}')
     assert generation_settings(folder) == ([297, 298], 1.05)
 
 
-def test_missing_text_files_are_named(tmp_path, tiny_config):
+def test_missing_text_files_are_named(tmp_path, tiny_config, write_checkpoint):
     folder, _ = write_checkpoint(tmp_path / "model", tiny_config)
     with pytest.raises(CheckpointError, match=r"tokenizer.json is missing"):
         load_protocol(folder)

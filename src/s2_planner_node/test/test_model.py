@@ -1,11 +1,13 @@
 """The model gives the reference's numbers, with and without its caches."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from s2_planner_node.decoder import KVCache, choose_attention
-from s2_planner_node.model import FeatureCache
+from s2_planner_node.model import FeatureCache, S2Model
 from s2_planner_node.sequence import ImageRef, rope_positions, token_sequence
 
 IMAGE, END = 290, 297  # of conftest's TINY_CONFIG
@@ -174,8 +176,6 @@ def test_bad_input_raises_with_expected_and_actual(tiny_model, rng):
 
 
 def test_a_checkpoint_without_latent_queries_gives_no_latents(tiny_network, rng):
-    from s2_planner_node.model import S2Model
-
     model = S2Model(tiny_network, None, end_token_ids=[END])
     with pytest.raises(ValueError, match="no latent_queries"):
         model.traj_latents(model.sequence([1, 2], []), {})
@@ -208,14 +208,8 @@ def test_flash_attention_is_a_wish_that_is_checked_and_never_required():
         choose_attention("fast", cpu, torch.float32)
 
 
-def test_bfloat16_stays_close_to_float32(rng, tiny_config):
-    import copy
-
-    from conftest import random_network
-
-    from s2_planner_node.model import S2Model
-
-    network = random_network(tiny_config)
+def test_bfloat16_stays_close_to_float32(rng, tiny_config, make_network):
+    network = make_network(tiny_config)
     queries = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
     exact = S2Model(network, queries, end_token_ids=[END])
     patches, images, features = images_and_features(exact, rng, [(1, 8, 8)])
