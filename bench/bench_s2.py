@@ -87,9 +87,7 @@ def count_flops(work: Callable[[], Any]) -> int:
 
 def run(size: str, device: str, precision: str, repeats: int, folder: str) -> dict[str, Any]:
     """Measure ``repeats`` interleaved pairs of steps; raises ``AssertionError`` if results differ."""
-    write_checkpoint(
-        folder, bench_config(size), answers=ANSWERS, progress=lambda line: print("  " + line, flush=True)
-    )
+    write_checkpoint(folder, bench_config(size), answers=ANSWERS)
     planner = load_planner(folder, PlannerConfig(device=device, precision=precision))
     checkpoint = CheckpointFolder(folder)
     model = planner._model

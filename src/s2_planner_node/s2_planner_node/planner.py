@@ -33,7 +33,7 @@ class PlannerConfig:
     image_width: int = 384  # [px] history and current frames are resized to this
     image_height: int = 384  # [px]
     history_capacity: int = 512  # frames kept of an episode; exact history up to here, thinned beyond
-    feature_capacity: int = 512  # images whose features are kept; 0 = none
+    feature_capacity: int = 512  # images whose features are kept (1.4 MB each for 7B in bfloat16); 0 = none
     reuse_cache: bool = True  # continue the key/value cache; False computes every call in full
     max_new_tokens: int = 128  # longest answer
     max_instruction_bytes: int = 4096  # longest instruction, UTF-8
