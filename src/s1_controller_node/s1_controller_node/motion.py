@@ -36,7 +36,6 @@ from .safety import Reason, SafetyConfig, SafetyGate, Surroundings
 from .stop_rules import Ages, State
 from .tracking import TrackerConfig, TrackingReport, make_tracker
 
-
 STANDING = Twist2D(0.05, 0.1)  # slower than this by odometry the base stands; odometry is noisy
 
 

@@ -286,7 +286,8 @@ class SafetyGate:
     def _free_way(self, twist: Twist2D, duration: float, obstacles: np.ndarray) -> float:
         """Time [s] until the footprint with its margin meets an obstacle at constant ``twist``, at most ``duration``.
 
-        A point that is inside the margin already (a wall alongside) only counts when the motion brings it nearer.
+        Where something is inside the margin already (a wall alongside) the margin shrinks to it: the robot may drive
+        along, only not nearer to anything than it is.
         """
         within = self.footprint.radius + self.config.side_margin + twist.v * duration
         near = obstacles[np.hypot(obstacles[:, 0], obstacles[:, 1]) <= within]
@@ -301,7 +302,8 @@ class SafetyGate:
         c, s = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
         local = np.stack([c * offset[..., 0] + s * offset[..., 1], -s * offset[..., 0] + c * offset[..., 1]], axis=-1)
         clearance = self.footprint.clearance(local)
-        met = (clearance < self.config.side_margin) & (clearance < clearance[0] - 0.005)
+        margin = min(max(float(clearance[0].min()) - 0.005, 0.0), self.config.side_margin)
+        met = (clearance < margin) & (clearance < clearance[0] - 0.005)
         hit = met.any(axis=1)
         return float(times[max(int(np.argmax(hit)) - 1, 0)]) if hit.any() else duration
 

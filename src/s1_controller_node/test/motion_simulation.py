@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -231,10 +232,8 @@ class Drive:
             pose, twist = self.odometer.read(self.base.pose, self.base.twist)
             late = self.random.normal(0.0, 0.002)
             stamp = round((self.now + late - 0.004) * NANOSECONDS)
-            try:
+            with suppress(OdometryError):  # jitter turned two stamps round: the node drops such a sample too
                 self.layer.on_odometry(OdometrySample(stamp, pose, twist))
-            except OdometryError:
-                pass  # jitter turned two stamps round: the node drops such a sample too
             self._next["odometry"] = self.now + self.odometry_period
         if self.now >= self._next["frames"]:
             if "frames" not in self.off:
@@ -243,19 +242,15 @@ class Drive:
                     path = sampled_path(self.course, self.base.pose)
                     self._paths.append((self.now + self.delay, self.now_ns, path, self._plan))
             if "depth" not in self.off:
-                try:
+                with suppress(OdometryGap):  # the layer's time-out is what is tested
                     self.layer.on_depth(self.now_ns, self.camera.image(self.base.pose), CAMERA)
-                except OdometryGap:
-                    pass  # the layer's time-out is what is tested
             self._next["frames"] = self.now + self.frame_period
         while self._paths and self._paths[0][0] <= self.now:
             _, stamp, path, plan = self._paths.popleft()
             length = np.hypot(*np.diff(path[:, :2], axis=0).T).sum()
             conversion = (1,) * int(length / 0.25)
-            try:
+            with suppress(OdometryGap):
                 self.layer.on_path(plan, stamp, path, conversion, self.now_ns)
-            except OdometryGap:
-                pass
 
     def _plan_if_asked(self, command: MotionCommand) -> None:
         due = self._plan is None or (command.ask.value and self.now - self._planned_at > 1.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from s1_controller_node import modes
 from s1_controller_node.modes import ACTIONS, PARTIAL_ASYNC, SYNC, TRACKING, Ask, Memory, ModeConfig, Run
 from s1_controller_node.plan_intake import AcceptedPlan, Action, Kind
@@ -315,8 +316,9 @@ def test_any_order_of_events_keeps_the_invariants_and_never_leaves_the_robot_wai
     for event in events:
         if isinstance(event, str):
             n = next(number)
-            plan = {"goal": goal(n), "left": act(LEFT, number=n), "stop": act(STOP, number=n), "look": act(LOOK, number=n)}
-            memory = modes.plan_came(memory, plan[event])
+            actions = {"left": LEFT, "stop": STOP, "look": LOOK}
+            plan = goal(n) if event == "goal" else act(actions[event], number=n)
+            memory = modes.plan_came(memory, plan)
             stopped = stopped or event == "stop"
         else:
             memory = event(memory, config)

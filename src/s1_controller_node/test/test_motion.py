@@ -1,11 +1,13 @@
 """The whole motion layer in closed loop: base with lag, drifting odometry, late paths, noisy depth, faults."""
 
+import contextlib
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from motion_simulation import NANOSECONDS, Drive, distance_to_course, s_curve
+from motion_simulation import MOUNT, NANOSECONDS, Drive, distance_to_course, s_curve
+
 from s1_controller_node.geometry import Twist2D
 from s1_controller_node.limits import DriveLimits
 from s1_controller_node.modes import ACTIONS, SYNC, TRACKING, Ask, ModeConfig
@@ -15,8 +17,6 @@ from s1_controller_node.plan_intake import AcceptedPlan, Action, Kind
 from s1_controller_node.safety import Reason, SafetyConfig
 from s1_controller_node.stop_rules import State
 from s1_controller_node.tracking import TrackerConfig
-
-from motion_simulation import MOUNT
 
 CONFIG = MotionConfig(camera=MOUNT)
 STRAIGHT = np.stack([np.arange(0.0, 25.0, 0.01), np.zeros(2500), np.zeros(2500)], axis=1)
@@ -346,17 +346,13 @@ def test_ten_thousand_random_inputs_never_give_a_command_outside_the_limits_or_a
             number = (Kind.ACTIONS, Kind.TRAJ_LATENTS)[int(random.integers(0, 2))]
             actions = tuple(Action(int(c)) for c in codes) if number == Kind.ACTIONS else ()
             plan = AcceptedPlan(episode, i, now, number, actions=actions)
-            try:
+            with contextlib.suppress(OdometryGap):
                 layer.on_plan(plan)
-            except OdometryGap:
-                pass
         elif kind == 3 and plan is not None:
             path = random.normal(0.0, 1.0, (int(random.integers(0, 5)), int(random.integers(2, 4))))
             path = path * random.choice([0.1, 1.0, np.nan, 1e30])
-            try:
+            with contextlib.suppress(OdometryGap, ValueError):
                 layer.on_path(plan, now, path, tuple(random.integers(0, 6, 4)), now)
-            except (OdometryGap, ValueError):
-                pass
         elif kind == 4:
             layer.on_manual(Twist2D(float(random.normal()), float(random.choice([0.1, np.nan, np.inf]))), now)
         command = layer.step(now)
@@ -367,5 +363,5 @@ def test_ten_thousand_random_inputs_never_give_a_command_outside_the_limits_or_a
 def test_a_tracker_faster_than_the_drive_is_refused_by_name():
     with pytest.raises(ValueError, match=r"tracker.cruise_speed: expected at most drive.v_max \(0.5\), got 0.9"):
         MotionConfig(tracker=TrackerConfig(cruise_speed=0.9))
-    with pytest.raises(ValueError, match="MotionConfig.odometry_gap"):
+    with pytest.raises(ValueError, match=r"MotionConfig\.odometry_gap"):
         MotionConfig(odometry_gap=0.0)

@@ -1,6 +1,7 @@
 """Trackers and discrete motions in closed loop on a simulated base."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -126,15 +127,17 @@ def test_a_solver_that_fails_is_replaced_by_pure_pursuit_in_the_same_period_and_
 
 
 def test_the_solver_answers_far_below_its_time_limit():
-    tracker = make_tracker(TrackerConfig(), LIMITS)
+    # A generous limit, and processor time: other load on the machine does not decide this test.
+    tracker = make_tracker(TrackerConfig(solver_time_limit=1.0), LIMITS)
     path = ReferencePath(s_curve())
     times = []
     for k in range(200):
         pose = path.pose_at(0.02 * k) + np.array([0.0, 0.03 * math.sin(k), 0.05 * math.cos(k)])
+        started = time.thread_time()
         tracker.command(pose, Twist2D(0.4, 0.0), path, DT)
+        times.append(time.thread_time() - started)
         assert tracker.report.fallback == ""
-        times.append(tracker.report.solver_seconds)
-    assert np.median(times) < 0.01  # a fifth of the control period, on a loaded machine
+    assert np.median(times) < 0.005  # a tenth of the control period; about 0.5 ms on an ordinary core
 
 
 def test_mpc_and_the_speed_profile_respect_the_yaw_rate_in_the_tightest_bend():
