@@ -43,8 +43,8 @@ def _sinusoid(timesteps: Tensor, dim: int) -> Tensor:
 
 def encode_rgbd(encoder: RgbdEncoder, images: Tensor, depths: Tensor) -> Tensor:
     """Images (1, memory, H, W, 3) in [0, 1] and depths (1, frames, H, W) metres to (1, rgbd_tokens, token_dim)."""
-    normalised = (images[0].permute(0, 3, 1, 2) - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
-    rgb = encode(encoder.rgb_model, normalised)
+    mean, std = torch.tensor(_MEAN).view(3, 1, 1), torch.tensor(_STD).view(3, 1, 1)
+    rgb = encode(encoder.rgb_model, (images[0].permute(0, 3, 1, 2) - mean) / std)
     depth = encode(encoder.depth_model, depths[0, :, None].repeat(1, 3, 1, 1))
     tokens = torch.cat((rgb.flatten(0, 1), depth.flatten(0, 1)))[None] + encoder.former_pe.weight
     return encoder.project_layer(encoder.former_net(encoder.former_query.weight[None], tokens))

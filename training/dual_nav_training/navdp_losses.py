@@ -14,7 +14,7 @@ from torch import Tensor
 from s1_controller_node.checks import check_indices, check_positive_int, check_shape, check_tensor
 from s1_controller_node.ddpm_sampler import add_noise
 from s1_controller_node.navdp import NavDp
-from s1_controller_node.navdp_standalone import NavDpStandalone
+from s1_controller_node.navdp_standalone import NavDpStandalone, TrainingPrediction
 
 # Weights of the standalone loss (InternNav's NavDP trainer).
 _ACTION, _CRITIC, _AUXILIARY = 0.8, 0.2, 0.5
@@ -84,13 +84,14 @@ def dual_navdp_loss(
 
 @dataclass(frozen=True)
 class StandaloneLoss:
-    """The standalone loss and its parts, all scalars."""
+    """The standalone loss and its parts, all scalars, and what they were computed from."""
 
     loss: Tensor
     no_goal: Tensor
     mixed_goal: Tensor
     critic: Tensor
     auxiliary: Tensor
+    predicted: TrainingPrediction
 
 
 def standalone_navdp_loss(
@@ -143,4 +144,4 @@ def standalone_navdp_loss(
         error(predicted.point_from_image, batch["points"]) + error(predicted.point_from_pixel, batch["points"])
     )
     loss = _ACTION * 0.5 * (no_goal + mixed_goal) + _CRITIC * critic + _AUXILIARY * auxiliary
-    return StandaloneLoss(loss, no_goal, mixed_goal, critic, auxiliary)
+    return StandaloneLoss(loss, no_goal, mixed_goal, critic, auxiliary, predicted)

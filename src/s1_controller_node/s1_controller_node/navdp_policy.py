@@ -218,9 +218,9 @@ class NavDpPolicy(TrajectoryPolicy):
 class NavDpStandalonePolicy(TrajectoryPolicy):
     """Standalone NavDP: a point, pixel, image or no goal, eight RGB frames, the newest frame's depth.
 
-    Scores every sample. Serves a planner that gives pixel goals without latents. A point goal is taken in the robot frame of
-    the frame that is sampled next: while the robot moves towards a fixed point, set it anew per frame
-    (one small product).
+    Scores every sample. Serves a planner that gives pixel goals without latents. A point goal is taken in
+    the robot frame of the frame that is sampled next: while the robot moves towards a fixed point, set it
+    anew per frame (one small product).
     """
 
     needs_depth = True
