@@ -86,22 +86,32 @@ def nearest_footprint_point(item: Item, point: Point) -> Point:
     return pose.to_world((min(max(x, -half_x), half_x), min(max(y, -half_y), half_y)))
 
 
+@functools.lru_cache(maxsize=256)
+def _floor_around(flat: Flat, goal: int) -> np.ndarray:
+    """Cells through which an item can be seen: all but walls and the other items."""
+    item = flat.items[goal]
+    own = np.zeros_like(flat.occupied)
+    mark_near(own, item.x, item.y, item.yaw, item.width, item.depth, 8)
+    return ~flat.occupied | own
+
+
+def is_in_sight(flat: Flat, goal: int, point: Point) -> bool:
+    """Whether nothing, however low, stands between a point and the nearest point of an item's footprint."""
+    return clear_line(_floor_around(flat, goal), point, nearest_footprint_point(flat.items[goal], point))
+
+
 def cells_near(flat: Flat, goals: Sequence[int], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Free cells (N, 2: row, column) within `radius` metres of a goal item, nothing between, and their distances."""
+    """Free cells (N, 2: row, column) within `radius` metres of a goal item with it in sight, and their distances."""
     cells, distances = [], []
     for goal in goals:
         item = flat.items[goal]
-        own = np.zeros_like(flat.occupied)
-        mark_near(own, item.x, item.y, item.yaw, item.width, item.depth, 8)
         near = np.zeros_like(flat.occupied)
         mark_near(near, item.x, item.y, item.yaw, item.width, item.depth, round(radius * 100))
-        open_floor = ~flat.occupied | own
         for row, column in np.argwhere(near & flat.drivable):
             centre = Grid.centre(row, column)
-            target = nearest_footprint_point(item, centre)
-            if clear_line(open_floor, centre, target):
+            if is_in_sight(flat, goal, centre):
                 cells.append((row, column))
-                distances.append(math.dist(centre, target))
+                distances.append(footprint_distance(item, centre))
     return np.asarray(cells, int).reshape(-1, 2), np.asarray(distances)
 
 

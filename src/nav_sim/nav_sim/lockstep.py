@@ -6,7 +6,8 @@ somebody who should have answered has not.
  - After a camera frame the world waits for `s1/state`: while S1 follows a path (FOLLOWING) until its stamp is that of
    the frame or newer, in any other state until one state has come.
  - With "planner_and_controller" the world also waits for the next plan once `plan_step_gap` frames have been
-   published since the frame of the plan that S1 follows. While S1 stands and waits for a plan, time passes: nothing moves.
+   published since the frame of the plan that S1 follows. While S1 stands and waits for a plan, time passes: nothing
+   moves.
 Every wait ends after a limit, so that a dead node does not stop the world for good.
 """
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from .camera import Camera
 from .draw import Draw
-from .episodes import Episode, cells_near, footprint_distance, nearest_footprint_point
-from .grid import DistanceField, Point, grid_of
+from .episodes import Episode, cells_near, footprint_distance, is_in_sight, nearest_footprint_point
+from .grid import DistanceField, Point, grid_of, path_length
 from .simulator import Pose, wrapped
 
 # The values of nav_msgs_ext/S2Plan (a test compares them).
@@ -30,6 +30,8 @@ MAX_ACTIONS = 4  # of one plan
 
 COMFORT = 3.0  # price of driving close to things, see Grid
 STOP_DISTANCE = 0.75  # metres to the footprint at which the oracle is content
+LAST_RESORT_DISTANCE = 0.9
+BLIND_DISTANCE = 0.5  # metres ahead of the robot's centre that the tilted camera does not show
 MAX_GOAL_DISTANCE = 4.0  # farthest pixel goal, metres along the path
 MIN_GOAL_DISTANCE = 0.3  # nearer path ends are driven to by forward actions
 EDGE = 6.0  # pixels a pixel goal keeps from the edge of its image
@@ -68,21 +70,22 @@ class OraclePlanner:
         cells, distances = cells_near(self._flat, self._goals, STOP_DISTANCE - 0.05)
         if not len(cells):
             # Nothing that close can be driven to: as near as the flat allows.
-            cells, distances = cells_near(self._flat, self._goals, 0.95)
+            cells, distances = cells_near(self._flat, self._goals, LAST_RESORT_DISTANCE)
             nearest = distances <= distances.min() + 0.05
             cells, distances = cells[nearest], distances[nearest]
         self._enough = float(distances.max()) + 0.05
         self._field: DistanceField = self._grid.distance_field(cells, 0.5 * distances)
-        self._seen_from = {tuple(cell) for cell in cells_near(self._flat, self._goals, self._enough)[0].tolist()}
 
     def plan(self, pose: Pose) -> PlanMade:
         """The next plan for a frame taken at `pose`."""
         here = (pose.x, pose.y)
         goal = min(self._goals, key=lambda index: footprint_distance(self._flat.items[index], here))
         item = self._flat.items[goal]
-        if footprint_distance(item, here) <= self._enough and self._grid.cell(here) in self._seen_from:
-            return self._facing(pose, nearest_footprint_point(item, here))
         path = self._field.path(here)
+        # Where the rest of the way is too short to be seen as a pixel goal, a little farther off will do.
+        enough = LAST_RESORT_DISTANCE if path_length(path) < BLIND_DISTANCE else self._enough
+        if footprint_distance(item, here) <= enough and is_in_sight(self._flat, goal, here):
+            return self._facing(pose, nearest_footprint_point(item, here))
         return self._toward(pose, path)
 
     def _facing(self, pose: Pose, target: Point) -> PlanMade:
@@ -107,7 +110,10 @@ class OraclePlanner:
         bearing = math.atan2(y, x)
         if abs(bearing) > TURN_STEP / 2 and math.hypot(x, y) > 0.05:
             return actions_plan(_turns(bearing))
-        return actions_plan([FORWARD])
+        # A step is made blindly: only where the map says that it is free.
+        if self._grid.drivable_line((pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0))):
+            return actions_plan([FORWARD])
+        return actions_plan([TURN_LEFT])
 
     def _pixel_plan(self, pose: Pose, point: Point) -> PlanMade | None:
         """The plan whose pixel goal is a floor point: in the level image if it is in there, else looking down."""

@@ -179,6 +179,10 @@ class Flat:
     brightness: int  # percent
     warmth: int  # percent: 0 cold daylight, 100 warm lamps
 
+    def __hash__(self) -> int:
+        # Flats are keys of caches; hashing every field each time would cost more than what is cached.
+        return hash(self.seed)
+
     def fingerprint(self) -> str:
         """Hash of everything above."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
