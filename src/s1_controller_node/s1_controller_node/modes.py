@@ -210,6 +210,11 @@ def interrupted(memory: Memory, why: Ask = Ask.INTERRUPTED) -> Memory:
     return replace(memory, queue=(), run=None, path=False, ended=why)
 
 
+def driven_by_hand(memory: Memory) -> Memory:
+    """A person moves the robot: as an interruption, and it is not known to stand."""
+    return replace(interrupted(memory), settled_ns=None)
+
+
 def hindered(memory: Memory, state: State, text: str, *, latched: bool = False) -> Memory:
     """Something is wrong with what was to be followed: drop it and stand."""
     if memory.latched:

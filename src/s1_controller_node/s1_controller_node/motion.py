@@ -348,7 +348,7 @@ class MotionLayer:
         if not 0.0 <= age <= self.config.manual_timeout:
             self._manual = None
             return None
-        self._enter(modes.interrupted(self._memory))
+        self._enter(modes.driven_by_hand(self._memory))
         return self._manual[1]
 
     def _pose(self, now_ns: int) -> np.ndarray:
@@ -403,8 +403,8 @@ class MotionLayer:
     def _command(self, twist: Twist2D, reasons: Reason, text: str, manual: bool) -> MotionCommand:
         memory = self._memory
         state, message = modes.report(memory, reasons, text)
-        if manual and state in (State.IDLE, State.FOLLOWING):
-            state, message = State.IDLE, "driven by hand"
+        if twist != STANDSTILL and (manual or state == State.IDLE):
+            state, message = State.FOLLOWING, "driven by hand" if manual else "coming to rest"
         motion = self._motion[1] if self._motion is not None and self._motion[0] is memory.run else None
         distance = 0.0
         if motion is not None:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s1_controller_node import modes
@@ -309,6 +309,7 @@ EVENTS = st.sampled_from(
 )
 
 
+@settings(deadline=None, database=None)
 @given(st.lists(EVENTS, max_size=30), st.sampled_from(CONFIGS))
 def test_any_order_of_events_keeps_the_invariants_and_never_leaves_the_robot_waiting_for_nobody(events, config):
     memory, number = Memory(), itertools.count()

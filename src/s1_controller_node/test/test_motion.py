@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from motion_simulation import MOUNT, NANOSECONDS, Drive, distance_to_course, s_curve
+from motion_simulation import CAMERA, MOUNT, NANOSECONDS, DepthCamera, Drive, distance_to_course, s_curve
 
 from s1_controller_node.geometry import Twist2D
 from s1_controller_node.limits import DriveLimits
@@ -212,9 +212,12 @@ def test_manual_commands_replace_the_plan_through_the_same_gate_and_the_plan_doe
         moving.run(PERIOD)
     assert moving.commands[-1].v == 0.0  # never backwards
     assert moving.commands[-1].omega == pytest.approx(0.4)
+    assert moving.commands[-1].ask == Ask.NO  # not while a person drives
+    released = moving.now_ns
     commands = moving.run(3.0)
     assert commands[-1].v == 0.0
     assert commands[-1].ask == Ask.INTERRUPTED
+    assert commands[-1].frames_from_ns > released  # S2 is shown where the person left the robot
 
 
 def test_emergency_stop_and_enable_hold_the_robot(moving):
@@ -306,7 +309,7 @@ def test_discrete_actions_are_driven_to_completion_and_then_s2_is_asked_with_a_f
     commands = drive.run(25.0, until=lambda c: c.ask == Ask.USED_UP)
     assert commands[-1].ask == Ask.USED_UP
     assert drive.base.pose == pytest.approx([0.0, 0.5, 0.0], abs=0.06)
-    states = [c.state for c in commands]
+    states = [c.state for c in commands if c.message != "coming to rest"]
     order = [s for i, s in enumerate(states) if i == 0 or s != states[i - 1]]
     assert order == [State.TURNING, State.FOLLOWING, State.TURNING, State.IDLE]
     left = [c.actions_left for c in commands]
@@ -330,16 +333,20 @@ def test_ten_thousand_random_inputs_never_give_a_command_outside_the_limits_or_a
     random = np.random.default_rng(5)
     layer = MotionLayer(CONFIG)
     now, limits = 10 * NANOSECONDS, CONFIG.drive
-    plan = None
+    plan, moved = None, False
+    floor = DepthCamera(random).image(np.zeros(3))
     for i in range(10_000):
         now += int(random.integers(1, 60_000_000))
-        kind = random.integers(0, 6)
-        if kind == 0:
+        kind = random.integers(0, 8)
+        if kind in (0, 6, 7):
             layer.on_odometry(
                 OdometrySample(now - 1, random.normal(0.0, 0.1, 3), Twist2D(*random.normal(0.0, 0.3, 2)))
             )
         elif kind == 1:
             layer.on_frame(now + int(random.normal(0.0, 1e8)))
+        elif kind == 5:
+            with contextlib.suppress(OdometryGap):
+                layer.on_depth(now - int(random.integers(0, 100_000_000)), floor, CAMERA)
         elif kind == 2:
             codes = random.choice([0, 1, 2, 3, 5], random.integers(1, 6))
             episode = int(random.integers(0, 3)) + i // 500
@@ -358,6 +365,10 @@ def test_ten_thousand_random_inputs_never_give_a_command_outside_the_limits_or_a
         command = layer.step(now)
         assert 0.0 <= command.v <= limits.v_max
         assert abs(command.omega) <= limits.omega_max
+        if command.state not in (State.FOLLOWING, State.TURNING):
+            assert (command.v, command.omega) == (0.0, 0.0)
+        moved = moved or command.v > 0.0
+    assert moved  # or the test would show nothing
 
 
 def test_a_tracker_faster_than_the_drive_is_refused_by_name():

@@ -45,7 +45,7 @@ clear = st.builds(lambda p: near(*p), st.lists(st.tuples(st.floats(-2.0, 2.0), s
 commands = st.builds(Twist2D, st.one_of(plain, anything), st.one_of(plain, anything))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, database=None)
 @given(st.lists(st.tuples(commands, st.one_of(surroundings, clear)), min_size=1, max_size=6), st.booleans())
 def test_the_gate_only_reduces(sequence, polygon):
     tested = gate(polygon=SQUARE if polygon else ())
