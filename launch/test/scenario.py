@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from synthetic import write_corridor
 
@@ -29,8 +30,9 @@ from dual_nav_bringup.replay import ActiveWatch
 from dual_nav_bringup.report import answered_share, command_ages, first_arrivals, inference_times
 from nav_msgs_ext.msg import ControllerState
 
+CORES = os.cpu_count() or 1
 CONTROL_PERIOD = 0.05  # [s], of the controller's default rate
-SLACK = 0.1  # [s] that a loaded two-core machine may add to a single message
+SLACK = 0.1  # [s] that other threads on two cores may add on the way of a message
 START_SECONDS = 90.0
 
 
@@ -39,6 +41,14 @@ def recording(folder: Path) -> Path:
     root = Path(__file__).resolve().parents[2]
     real = Path(os.environ.get("NAV_SHARED_DIR", root.parent / "shared")) / "data" / "realsense_lab_bag"
     return real if real.is_dir() else write_corridor(folder / "corridor", count=60, jpeg=True)
+
+
+def crowding() -> float:
+    """How many times longer things take because other programs want the processor too; 1 on a machine of one's own.
+
+    Both nodes, the recording and this test make a load of about two per core themselves.
+    """
+    return max(1.0, os.getloadavg()[0] / (2 * CORES))
 
 
 def make_checkpoint(folder: Path) -> Path:
@@ -104,12 +114,10 @@ class Scenario:
         self.start_playing()
         self._playing.join()
 
-    def said(self, node: str, level: int, word: str) -> bool:
-        """Whether a node's newest diagnostics hold this word at this level (1 WARN, 2 ERROR) or above."""
-        return any(
-            name.startswith(node) and int.from_bytes(status.level, "little") >= level and word in status.message
-            for name, status in self.seen.status.items()
-        )
+    def complains(self, name: str, about: str) -> bool:
+        """Whether the newest diagnostic status of this name is a warning or an error, and what it is about."""
+        status = self.seen.status.get(name)
+        return status is not None and status.level != DiagnosticStatus.OK and about in status.message
 
     def close(self) -> None:
         self._stop.set()
@@ -180,13 +188,14 @@ def assert_pipeline_worked(scenario: Scenario) -> None:
     # waits longer than until the next one comes, and a command is replaced after one more inference.
     assert first_arrivals(seen.plans, sent)
     assert first_arrivals(seen.states, sent)
+    slack = SLACK * crowding()
     inference = float(np.percentile(inference_times(seen.paths, sent), 95))
     waits = [before.arrival - sent[path.stamp] for before, path in pairwise(seen.paths)]
-    assert float(np.percentile(waits, 95)) < period + SLACK
+    assert float(np.percentile(waits, 95)) < period + slack
     ages = command_ages(seen, sent)
     assert ages
-    assert float(np.percentile(ages, 95)) < inference + max(inference, period) + CONTROL_PERIOD + SLACK
-    assert answered_share(seen.paths, sent) >= 0.9
+    assert float(np.percentile(ages, 95)) < inference + max(inference, period) + CONTROL_PERIOD + slack
+    assert answered_share(seen.paths, sent) >= 0.9 / crowding()
 
 
 def assert_paths_start_at_the_pose_of_their_frame(scenario: Scenario) -> None:

@@ -31,7 +31,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def corridor(tmp_path_factory) -> Path:
-    return write_corridor(tmp_path_factory.mktemp("bag") / "corridor", count=200, fps=10.0)
+    return write_corridor(tmp_path_factory.mktemp("bag") / "corridor", count=60, fps=10.0)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_recording_becomes_plans_paths_and_commands_and_ctrl_c_leaves_no_proce
 def test_a_killed_planner_is_missed_by_the_controller_and_plans_again_without_restarting_it(
     tmp_path, model, corridor, launched
 ):
-    with playing(corridor, tmp_path / "out", loops=4) as scenario:
+    with playing(corridor, tmp_path / "out", loops=20) as scenario:
         launched(model=model)
         scenario.wait_active()
         scenario.start_playing()
@@ -92,17 +92,17 @@ def test_a_killed_planner_is_missed_by_the_controller_and_plans_again_without_re
         (controller,) = node_processes("s1_controller")
         (planner,) = node_processes("s2_planner")
         planner.kill()
-        scenario.until(lambda: scenario.said("s1_controller", 1, "s2/plan"), 5, "S1 says that s2/plan is gone")
+        scenario.until(lambda: scenario.complains("s1_controller: planner", "s2"), 8, "S1 misses the planner")
         plans, paths = len(scenario.seen.plans), len(scenario.seen.paths)
         scenario.until(lambda: len(scenario.seen.plans) > plans + 1, 30, "the planner plans again")
         scenario.until(lambda: len(scenario.seen.paths) > paths + 1, 5, "the controller follows the new plans")
-        scenario.until(lambda: not scenario.said("s1_controller", 1, "s2/plan"), 5, "S1 is content again")
+        scenario.until(lambda: not scenario.complains("s1_controller: planner", ""), 5, "S1 is content again")
         assert controller.is_running()
         assert node_processes("s2_planner") != [planner]
 
 
 def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, model, corridor, launched):
-    with playing(corridor, tmp_path / "out", loops=2) as scenario:
+    with playing(corridor, tmp_path / "out", loops=10) as scenario:
         run = launched(model=model)
         scenario.wait_active()
         scenario.start_playing()
@@ -110,7 +110,7 @@ def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, m
         (controller,) = node_processes("s1_controller")
         (planner,) = node_processes("s2_planner")
         controller.kill()
-        scenario.until(lambda: scenario.said("s2_planner", 2, "s1/state"), 5, "S2 says that s1/state is silent")
+        scenario.until(lambda: scenario.complains("s2_planner: inputs", "s1/state"), 5, "S2 misses s1/state")
         commands = len(scenario.seen.commands)
         time.sleep(0.5)
         assert len(scenario.seen.commands) == commands, "a command after the controller was killed"
@@ -122,12 +122,12 @@ def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, m
 
 def test_replay_ends_with_a_table_one_json_line_pictures_and_a_recording(tmp_path, model, corridor):
     out = tmp_path / "result"
-    command = [*REPLAY, "--bag", corridor, "--model", model, "--out", out, "--rate", "4", "--loop", "2"]
+    command = [*REPLAY, "--bag", corridor, "--model", model, "--out", out, "--rate", "2", "--loop", "3"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert run.returncode == 0, run.stderr
     summary = json.loads(run.stdout.splitlines()[-1])
     assert summary["complete"]
-    assert summary["frames"] == 400
+    assert summary["frames"] == 180
     assert summary["errors"] == []
     assert json.loads((out / "summary.json").read_text()) == summary
     for name in ("camera_to_plan", "camera_to_path", "camera_to_command"):
