@@ -8,7 +8,8 @@ somebody who should have answered has not.
  - With "planner_and_controller" the world also waits for the next plan once `plan_step_gap` frames have been
    published since the frame of the plan that S1 follows. While S1 stands and waits for a plan, time passes: nothing
    moves.
-Every wait ends after a limit, so that a dead node does not stop the world for good.
+Lock-step begins with the first command. Every wait ends after a limit, so that a dead node does not stop the world
+for good: from then on time passes as without lock-step, until the next command.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class LockStep:
         self._gap = plan_step_gap
         self._limit = limit
         self._changed = threading.Condition()
+        self._engaged = False
         self._commands = 0
         self._states_since_frame = 0
         self._following = False
@@ -42,6 +44,7 @@ class LockStep:
 
     def command_received(self) -> None:
         with self._changed:
+            self._engaged = True
             self._commands += 1
             self._changed.notify_all()
 
@@ -74,13 +77,18 @@ class LockStep:
 
     # ------------------------------------------------------------------------------------------------- waiting
 
+    @property
+    def engaged(self) -> bool:
+        """Whether the world's time depends on others now."""
+        return self._engaged and self._wait_for != NOBODY
+
     def missing(self) -> str:
         """What is waited for now, in words; empty when the world may go on."""
         with self._changed:
             return self._missing()
 
     def _missing(self) -> str:
-        if self._closed or self._wait_for == NOBODY:
+        if self._closed or not self._engaged or self._wait_for == NOBODY:
             return ""
         if self._frames and self._states_since_frame == 0:
             return "s1/state after the newest frame"
@@ -101,6 +109,7 @@ class LockStep:
             while missing := self._missing():
                 left = end - time.monotonic()
                 if left <= 0:
+                    self._engaged = False
                     return missing
                 self._changed.wait(left)
         return ""

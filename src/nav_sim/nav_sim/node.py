@@ -196,15 +196,16 @@ class NavSim(ManagedNode):
         began = paced_since = time.monotonic()
         paced_ticks = 0
         ticks_per_command = round(COMMAND_PERIOD / TICK)
-        waits = settings.wait_for != NOBODY
         while not self._stop.is_set():
-            if waits and ticks % ticks_per_command == 0 and self.count_publishers(self._cmd_vel_name()):
-                missing = self._lockstep.wait()
-                if missing:
-                    self.incidents.report(
-                        "lock-step", f"went on without {missing}: none came in {settings.wait_limit:g} s (wait_limit)"
-                    )
-                self._lockstep.period_begins()
+            if self._lockstep.engaged:
+                if ticks % ticks_per_command == 0:
+                    missing = self._lockstep.wait()
+                    if missing:
+                        self.incidents.report(
+                            "lock-step",
+                            f"went on without {missing}: none came in {settings.wait_limit:g} s (wait_limit)",
+                        )
+                    self._lockstep.period_begins()
                 paced_since, paced_ticks = time.monotonic(), 0
             else:
                 ahead = paced_ticks * TICK / settings.rate - (time.monotonic() - paced_since)
@@ -224,9 +225,6 @@ class NavSim(ManagedNode):
             paced_ticks += 1
             self._publish_tick(simulator, ticks)
             self._real_time_factor = ticks * TICK / max(time.monotonic() - began, 1e-3)
-
-    def _cmd_vel_name(self) -> str:
-        return self.resolve_topic_name("cmd_vel")
 
     def _publish_tick(self, simulator: Simulator, ticks: int) -> None:
         settings = self._settings

@@ -29,6 +29,7 @@ from .parameters import OracleParameters, episode_named
 from .simulator import Pose, yaw_of
 
 MEMORY = 400  # poses kept to look up those of frames
+ACKNOWLEDGE_TIMEOUT = 1.0  # seconds
 WAITING = (ControllerState.IDLE, ControllerState.STALE_PLAN)
 
 
@@ -72,6 +73,7 @@ class OracleS2(_OracleNode):
         # As S2's: later processes have larger ids.
         self._episode_id = time.time_ns() >> 20 << 20
         self._plans = 0
+        self._sent_at = 0.0
         self._used_up_ns: int | None = 0  # the first plan is due at once
         self._frames_since_plan = 0
         self._following = False
@@ -85,6 +87,9 @@ class OracleS2(_OracleNode):
 
     def _on_state(self, message: ControllerState) -> None:
         if (message.episode_id, message.plan_number) != (self._episode_id, self._plans - 1):
+            # S1 answers a plan within a control period; this much later it must have refused it, or missed it.
+            if self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT:
+                self._used_up_ns = self._newest_ns
             return
         self._following = message.state == ControllerState.FOLLOWING
         if message.state in WAITING and message.actions_left == 0 and self._used_up_ns is None:
@@ -104,6 +109,7 @@ class OracleS2(_OracleNode):
         plan = self._planner.plan(pose)
         self._publisher.publish(self._message(message.header, plan, time.perf_counter() - started))
         self._plans += 1
+        self._sent_at = time.monotonic()
         self._used_up_ns, self._frames_since_plan = None, 0
         self._finished = STOP in plan.actions
 

@@ -17,7 +17,7 @@ import numpy as np
 from .camera import Camera
 from .draw import Draw
 from .episodes import Episode, cells_near, footprint_distance, is_in_sight, nearest_footprint_point
-from .grid import DistanceField, Point, grid_of, path_length
+from .grid import DistanceField, Point, clear_line, grid_of, path_length
 from .simulator import Pose, wrapped
 
 # The values of nav_msgs_ext/S2Plan (a test compares them).
@@ -111,7 +111,7 @@ class OraclePlanner:
         if abs(bearing) > TURN_STEP / 2 and math.hypot(x, y) > 0.05:
             return actions_plan(_turns(bearing))
         # A step is made blindly: only where the map says that it is free.
-        if self._grid.drivable_line((pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0))):
+        if clear_line(self._flat.passable, (pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0))):
             return actions_plan([FORWARD])
         return actions_plan([TURN_LEFT])
 

@@ -197,6 +197,11 @@ class Flat:
         """(rows, columns) bool: where the robot's centre may be planned; one connected component."""
         return _free(self, PLANNING_RADIUS)
 
+    @functools.cached_property
+    def passable(self) -> np.ndarray:
+        """(rows, columns) bool: where the robot's centre is just clear of everything; more than `drivable`."""
+        return _free(self, ROBOT_RADIUS + 4)
+
     def room_at(self, x_cm: float, y_cm: float) -> int:
         """Index of the room a point lies in (on a wall: a room beside it); -1 outside of the flat."""
         for index, room in enumerate(self.rooms):
