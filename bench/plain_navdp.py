@@ -73,9 +73,7 @@ def critic(core: NavDpCore, actions: Tensor, rgbd: Tensor) -> Tensor:
     return core.critic_head(core.layernorm(x).mean(dim=1))[:, 0]
 
 
-def denoise(
-    core: NavDpCore, goals: Tensor, rgbd: Tensor | None, initial_noise: Tensor, step_noise: Tensor
-) -> Tensor:
+def denoise(core: NavDpCore, goals: Tensor, rgbd: Tensor | None, initial_noise: Tensor, step_noise: Tensor) -> Tensor:
     """All DDPM steps from given noises: (S, T, 3) and (steps - 1, S, T, 3)."""
     scheduler, x, noises = _scheduler(core.sizes.ddpm_train_steps), initial_noise, iter(step_noise)
     draw = _ddpm_module.randn_tensor

@@ -110,9 +110,7 @@ def dpm_solver_schedule(train_steps: int, num_steps: int) -> Schedule:
         weight = next_alpha * -math.expm1(-width)
         # Second order from the second step on: the slope of x0 is taken from the step before.
         slope = 0.0 if i == 0 else 0.5 * width / (half_log_snr[i] - half_log_snr[i - 1])
-        steps.append(
-            Step(t, alpha, sigma, next_sigma / sigma, weight * (1.0 + slope), -weight * slope, noise=0.0)
-        )
+        steps.append(Step(t, alpha, sigma, next_sigma / sigma, weight * (1.0 + slope), -weight * slope, noise=0.0))
     return tuple(steps)
 
 

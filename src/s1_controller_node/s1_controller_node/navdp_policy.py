@@ -447,7 +447,7 @@ def _rgb_tensor(name: str, frame: Frame, model: NavDp | NavDpStandalone, device:
     """(1, H, W, 3) in [0, 1]."""
     size = model.config.image_size
     rgb = check_array(f"{name}.rgb", frame.rgb, (size, size, 3), kind="u8")
-    return torch.from_numpy(np.ascontiguousarray(rgb)).to(device).float().div(255)[None]
+    return torch.tensor(rgb, device=device).float().div(255)[None]
 
 
 def _depth_tensor(name: str, frame: Frame, model: NavDp | NavDpStandalone, device: torch.device) -> Tensor:
@@ -456,4 +456,4 @@ def _depth_tensor(name: str, frame: Frame, model: NavDp | NavDpStandalone, devic
     if frame.depth is None:
         raise ValueError(f"{name}.depth: expected ({size}, {size}) metres, got None")
     depth = check_array(f"{name}.depth", frame.depth, (size, size), minimum=0.0)
-    return torch.from_numpy(np.ascontiguousarray(depth)).to(device).float()[None]
+    return torch.tensor(depth, device=device).float()[None]

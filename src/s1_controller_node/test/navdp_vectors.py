@@ -18,12 +18,29 @@ REPO = Path(__file__).resolve().parents[3]
 PARITY = Path(os.environ.get("NAV_SHARED_DIR", REPO.parent / "shared")) / "parity"
 TINY_ENCODER = DinoV2Config(dim=24, depth=2, num_heads=3, position_grid=4)
 TINY = NavDpConfig(
-    image_size=42, predict_size=6, temporal_depth=2, heads=4, token_dim=32, ddpm_train_steps=5, former_heads=4,
-    former_feed_forward=48, encoder=TINY_ENCODER, vlm_token_dim=40, max_latents=50,
+    image_size=42,
+    predict_size=6,
+    temporal_depth=2,
+    heads=4,
+    token_dim=32,
+    ddpm_train_steps=5,
+    former_heads=4,
+    former_feed_forward=48,
+    encoder=TINY_ENCODER,
+    vlm_token_dim=40,
+    max_latents=50,
 )
 TINY_STANDALONE = NavDpStandaloneConfig(
-    image_size=42, memory_size=3, predict_size=6, temporal_depth=2, heads=4, token_dim=32, ddpm_train_steps=5,
-    former_heads=4, former_feed_forward=48, encoder=TINY_ENCODER,
+    image_size=42,
+    memory_size=3,
+    predict_size=6,
+    temporal_depth=2,
+    heads=4,
+    token_dim=32,
+    ddpm_train_steps=5,
+    former_heads=4,
+    former_feed_forward=48,
+    encoder=TINY_ENCODER,
 )
 
 

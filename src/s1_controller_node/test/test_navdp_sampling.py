@@ -59,9 +59,12 @@ def test_projected_and_absorbed_memory_equal_the_plain_computation(monkeypatch, 
         assert _relative(got, expected) <= REL_L2
         # The clip hides errors of the samples on it, so one prediction and the critic are compared too.
         prediction = engine.predict_noise(noise[0], 1, memory)
-        assert _relative(
-            prediction, plain_navdp.predict_noise(model, noise[0], torch.tensor([1]), goals[None], rgbd[None])
-        ) <= REL_L2
+        assert (
+            _relative(
+                prediction, plain_navdp.predict_noise(model, noise[0], torch.tensor([1]), goals[None], rgbd[None])
+            )
+            <= REL_L2
+        )
         assert _relative(engine.critic(got, memory), plain_navdp.critic(model, got, rgbd[None])) <= REL_L2
 
 

@@ -83,8 +83,6 @@ def test_final_actions_equal_the_reference(case, stages):
     case.check("final_actions", stages["final_actions"], strict=True, max_abs=5e-5)
 
 
-@pytest.mark.parametrize(
-    "output", ["critic_values", "positive", "negative", "nogoal_positive", "nogoal_negative"]
-)
+@pytest.mark.parametrize("output", ["critic_values", "positive", "negative", "nogoal_positive", "nogoal_negative"])
 def test_ranking_equals_the_reference(case, stages, output):
     case.check(output, stages[output], strict=True)
