@@ -112,8 +112,8 @@ def actions_from_chunk(increments: np.ndarray) -> list[Action]:
 
 
 def first_actions(actions: Sequence[Action]) -> list[Action]:
-    """The part of a conversion that is used: the first four actions, without STOP."""
-    return [action for action in actions[:ACTIONS_USED] if action != Action.STOP]
+    """The part of a conversion that is used: the first four that move."""
+    return [action for action in actions if action != Action.STOP][:ACTIONS_USED]
 
 
 def velocity_from_path(path: np.ndarray, gain: float = 1.0) -> tuple[float, float]:

@@ -28,7 +28,7 @@ def without_invalid_readings(depth: np.ndarray) -> np.ndarray:
 def resize_rgb(rgb: np.ndarray, size: int = 224) -> np.ndarray:
     """RGB (H, W, 3) uint8 to (size, size, 3) uint8, aspect not kept."""
     check_array("rgb", rgb, (None, None, 3), kind="u8")
-    return np.asarray(Image.fromarray(rgb).resize((_side(size), size)))
+    return np.array(Image.fromarray(rgb).resize((_side(size), size)))
 
 
 def resize_depth(depth: np.ndarray, size: int = 224) -> np.ndarray:
@@ -39,7 +39,7 @@ def resize_depth(depth: np.ndarray, size: int = 224) -> np.ndarray:
             :func:`without_invalid_readings`).
     """
     check_array("depth", depth, (None, None), minimum=0.0)
-    return np.asarray(Image.fromarray(depth.astype(np.float32)).resize((_side(size), size)))
+    return np.array(Image.fromarray(depth.astype(np.float32)).resize((_side(size), size)))
 
 
 def clip_depth(depth: np.ndarray, maximum: float = MAX_DEPTH) -> np.ndarray:

@@ -29,10 +29,16 @@ class SampleThreads:
         self._pool: ThreadPoolExecutor | None = None
         if self.num_threads > 1:
             self._pool = ThreadPoolExecutor(self.num_threads, "s1_samples")
-            # torch.set_num_threads is per thread for threads that have started, but it also sets what later
-            # threads start with: so all workers start now, and the caller's number is put back after.
+            # torch's number of threads is a thread's own once the thread has asked for it, but setting it also
+            # changes what later threads start with: so all workers start now, and the caller's is put back.
             barrier = threading.Barrier(self.num_threads)
-            list(self._pool.map(lambda _: (torch.set_num_threads(1), barrier.wait()), range(self.num_threads)))
+
+            def become_single_threaded(_: int) -> None:
+                torch.get_num_threads()
+                torch.set_num_threads(1)
+                barrier.wait()
+
+            list(self._pool.map(become_single_threaded, range(self.num_threads)))
             torch.set_num_threads(around)
 
     def __call__(self, function: Callable[..., Tensor], *per_sample: Tensor) -> Tensor:
