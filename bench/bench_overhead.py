@@ -171,9 +171,11 @@ def measure(arguments: argparse.Namespace, system1: str, profile: str) -> dict:
         controller = [sys.executable, "-m", "s1_controller_node.main", "--ros-args", "-p", "autostart:=true"]
         settings = {"model": model, "torch_threads": 1}
         if arguments.model is None:
-            settings |= {"num_samples": SAMPLES, "num_steps": STEPS} if "nextdit" in system1 else {
-                "num_samples": SAMPLES, "num_steps": STEPS, "sampler": "dpm_solver"
-            }
+            settings |= (
+                {"num_samples": SAMPLES, "num_steps": STEPS}
+                if "nextdit" in system1
+                else {"num_samples": SAMPLES, "num_steps": STEPS, "sampler": "dpm_solver"}
+            )
         for name, value in settings.items():
             controller += ["-p", f"{name}:={value}"]
         camera = [sys.executable, __file__, "--camera", *map(str, shape)]

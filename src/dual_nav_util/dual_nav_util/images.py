@@ -105,9 +105,7 @@ def rgb_from_compressed(message: CompressedImage, topic: str) -> np.ndarray:
     Raises:
         ImageError: another format, or data that is damaged or cut off.
     """
-    return cv2.cvtColor(
-        _decoded(message, topic, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB
-    )
+    return cv2.cvtColor(_decoded(message, topic, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
 
 
 def depth_from_compressed(message: CompressedImage, topic: str) -> np.ndarray:
@@ -184,9 +182,7 @@ def _pixels(message: Image, topic: str, channel: type, channels: int) -> np.ndar
     if step < row or step % item:
         raise ImageError(f"{label}: step must be at least {row} and a multiple of {item} bytes, got {step}")
     if len(message.data) != step * height:
-        raise ImageError(
-            f"{label} with step {step} needs {step * height} bytes of data, got {len(message.data)}"
-        )
+        raise ImageError(f"{label} with step {step} needs {step * height} bytes of data, got {len(message.data)}")
     if item > 1 and bool(message.is_bigendian) != (sys.byteorder == "big"):
         wanted = f"is_bigendian {int(sys.byteorder == 'big')}"
         raise ImageError(f"{label}: byte order differs from this machine's, expected {wanted}")

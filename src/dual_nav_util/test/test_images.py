@@ -58,8 +58,10 @@ def test_every_colour_order_becomes_the_same_rgb(rgb, encoding, padding):
 def test_cv_bridge_and_the_own_conversion_agree(rgb, encoding, monkeypatch):
     if not images.bridge_in_use():
         pytest.skip("cv_bridge is not installed here (it comes with a ROS installation)")
-    message = image_from_array(rgb[..., 0].copy(), "mono8", Header()) if encoding == "mono8" else colour_message(
-        rgb, encoding
+    message = (
+        image_from_array(rgb[..., 0].copy(), "mono8", Header())
+        if encoding == "mono8"
+        else colour_message(rgb, encoding)
     )
     with_bridge = rgb_from_image(message, TOPIC)
     monkeypatch.setattr(images, "_bridge", None)

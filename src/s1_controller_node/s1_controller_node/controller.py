@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,13 +131,13 @@ class Controller:
             return None if too_old else self._task
 
     def path_ready(
-        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Sequence[Action], now_ns: int
+        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Callable[[], Sequence[Action]], now_ns: int
     ) -> np.ndarray | None:
         """Follow a path sampled for a frame, unless its plan is not the newest any more.
 
         Args:
             path: (T+1, 3) in the robot frame of that frame.
-            actions: the part of its discrete conversion to drive, which mode sync does instead of following the path.
+            actions: gives its discrete conversion, which mode sync drives instead of the path.
 
         Returns:
             Pose (3,) of the robot in odom at the frame's stamp, or None when the path is outdated.
@@ -159,7 +159,7 @@ class Controller:
                 self._stand(State.NO_SENSORS, str(gap))
                 raise
             if self._mode == SYNC:
-                self._motion.follow_actions(actions)
+                self._motion.follow_actions(actions())
             else:
                 self._motion.follow_path(path, image_pose)
             self._sampled, self._hindrance = True, None

@@ -1,8 +1,8 @@
 """The s1_controller node: camera, odometry and plans in, velocity commands out.
 
-Three threads. The executor's stores messages and runs the control timer; `frames` converts and resizes images;
-`inference` runs the model on the newest prepared frame. What is followed and whether the robot may move is decided
-in `controller.py`; every command goes through `_send_command`.
+Four threads. The executor's stores messages and runs the control timer; `rgb` and `depth` convert and resize
+images, so that one does not wait for the other; `inference` runs the model on the newest prepared frame. What is
+followed and whether the robot may move is decided in `controller.py`; every command goes through `_send_command`.
 
 Subscribes to `rgb`, `depth` (when the model or the selection needs it), `camera_info` (for selection by clearance),
 `odom` and `s2/plan`; publishes `cmd_vel`, `s1/state`, `s1/actions` and, while somebody listens, `s1/path` and
@@ -58,8 +58,7 @@ class S1Controller(ManagedNode):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("s1_controller", Parameters, **node_options)
-        self._frame_worker: Worker | None = None
-        self._inference_worker: Worker | None = None
+        self._workers: dict[str, Worker] = {}
         self._policy: Any = None
 
     # ------------------------------------------------------------------------------------------- life cycle
@@ -99,14 +98,13 @@ class S1Controller(ManagedNode):
         }
         self._command_lock = threading.Lock()
         self._make_interfaces(parameters, by_clearance)
-        self._frame_worker = Worker(
-            "frames",
-            {"new time": self._forget_images, "rgb": self._prepare_rgb, "depth": self._prepare_depth},
-            self._on_frame_error,
-        )
-        self._inference_worker = Worker(
-            "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
-        )
+        self._workers = {
+            "rgb": Worker("rgb", {"image": self._prepare_rgb}, lambda _, error: self._on_frame_error("rgb", error)),
+            "depth": Worker("depth", {"image": self._prepare_depth}, lambda _, e: self._on_frame_error("depth", e)),
+            "inference": Worker(
+                "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
+            ),
+        }
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
 
@@ -120,9 +118,7 @@ class S1Controller(ManagedNode):
 
         compressed = parameters.rgb_transport == "compressed"
         self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
-        self.managed_subscription(
-            CompressedImage if compressed else Image, "rgb", self._on_rgb, qos.NEWEST_FRAME
-        )
+        self.managed_subscription(CompressedImage if compressed else Image, "rgb", self._on_rgb, qos.NEWEST_FRAME)
         if self._preparation.with_depth:
             compressed = parameters.depth_transport == "compressed"
             self._to_depth = images.depth_from_compressed if compressed else images.depth_from_image
@@ -149,10 +145,9 @@ class S1Controller(ManagedNode):
 
     def release(self) -> bool:
         ended = True
-        for worker in (self._frame_worker, self._inference_worker):
-            if worker is not None:
-                ended = worker.stop(STOP_TIMEOUT) and ended
-        self._frame_worker = self._inference_worker = None
+        for worker in self._workers.values():
+            ended = worker.stop(STOP_TIMEOUT) and ended
+        self._workers = {}
         if ended:
             self._policy = None
         return ended
@@ -182,13 +177,13 @@ class S1Controller(ManagedNode):
                 return
             self.time_jumped(f"rgb: stamps went back by {back:.1f} s")
         self._newest_stamp_ns = stamp_ns
-        self._frame_worker.put("rgb", (self._time_number, message))
+        self._workers["rgb"].put("image", (self._time_number, message))
 
     def _on_depth(self, message: Image | CompressedImage) -> None:
         if not self.is_active:
             return
         self._rates["depth"].tick()
-        self._frame_worker.put("depth", (self._time_number, message))
+        self._workers["depth"].put("image", (self._time_number, message))
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         known = self._camera_info
@@ -215,9 +210,7 @@ class S1Controller(ManagedNode):
         if newest is not None and stamp_ns + NEW_TIME_NS <= newest.stamp_ns:
             self.time_jumped(f"odom: stamps went back by {seconds_between(stamp_ns, newest.stamp_ns):.1f} s")
         try:
-            pose = planar_pose(
-                position.x, position.y, (orientation.x, orientation.y, orientation.z, orientation.w)
-            )
+            pose = planar_pose(position.x, position.y, (orientation.x, orientation.y, orientation.z, orientation.w))
             twist = Twist2D(message.twist.twist.linear.x, message.twist.twist.angular.z)
             self._odometry.add(OdometrySample(stamp_ns, pose, twist))
         except OdometryError as error:
@@ -238,7 +231,7 @@ class S1Controller(ManagedNode):
         if plan.kind == Kind.ACTIONS:
             self._publish_actions(plan, message.header, plan.actions)
         else:
-            self._inference_worker.put("goal", None)
+            self._workers["inference"].put("goal", None)
         self._send_command()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -250,7 +243,7 @@ class S1Controller(ManagedNode):
         return response
 
     def time_jumped(self, why: str) -> None:
-        """Stamps start anew (a looped recording): all that has one is forgotten, the robot stands until a new plan."""
+        """Stamps start anew (a looped recording): all that has one is forgotten, the robot stands until a plan."""
         self.incidents.report("time", f"{why}: frames, odometry, plan and path are forgotten")
         self._begin_new_time()
         self._send_command()
@@ -258,16 +251,13 @@ class S1Controller(ManagedNode):
     def _begin_new_time(self) -> None:
         with self._time_lock:
             self._time_number += 1
+            self._preparation.clear()
             self._controller.time_jumped()
         self._newest_stamp_ns = None
-        self._frame_worker.clear()
-        self._frame_worker.put("new time", None)
-        self._inference_worker.clear()
+        for worker in self._workers.values():
+            worker.clear()
 
-    # ------------------------------------------------------------------------------------------- frames thread
-
-    def _forget_images(self, _: None) -> None:
-        self._preparation.clear()
+    # ----------------------------------------------------------------------------------- threads of rgb and depth
 
     def _prepare_rgb(self, item: tuple[int, Image | CompressedImage]) -> None:
         time_number, message = item
@@ -290,10 +280,10 @@ class S1Controller(ManagedNode):
                 return
             self._ring.add(frame)
         self._rates["prepared"].tick()
-        self._inference_worker.put("frame", frame)
+        self._workers["inference"].put("frame", frame)
 
-    def _on_frame_error(self, lane: str, error: Exception) -> None:
-        self.incidents.report(lane, f"{lane} frame refused: {error or type(error).__name__}")
+    def _on_frame_error(self, side: str, error: Exception) -> None:
+        self.incidents.report(side, f"frame refused: {error or type(error).__name__}")
 
     # ---------------------------------------------------------------------------------------- inference thread
 
@@ -341,7 +331,7 @@ class S1Controller(ManagedNode):
     def _show(self, plan: AcceptedPlan, made: MadePath, image_pose: Any) -> None:
         """Publish what was decided, after the command."""
         header = Header(stamp=to_stamp(made.stamp_ns), frame_id=self._odometry_frame)
-        self._publish_actions(plan, header, made.actions)
+        self._publish_actions(plan, header, made.actions())
         if self._path_publisher.get_subscription_count():
             self._path_publisher.publish(path_message(compose(image_pose, made.path), header))
         if self._candidates_publisher.get_subscription_count():
@@ -415,10 +405,9 @@ class S1Controller(ManagedNode):
         for name in ("rgb", "depth", "odom", "prepared"):
             sensors.value(f"{name} [Hz]", self._rates[name].hertz())
             sensors.value(f"{name} received", self._rates[name].total)
+        for name in ("rgb", "depth"):
+            sensors.value(f"{name} replaced by newer ones", self._workers[name].dropped("image"))
         sensors.value("images without a partner", self._preparation.unpaired)
-        for lane in ("rgb", "depth"):
-            replaced = self._frame_worker.dropped(lane) if self._frame_worker else 0
-            sensors.value(f"{lane} replaced by newer ones", replaced)
         sensors.latency("prepare", self._windows["prepare"])
 
         publishers = self.count_publishers("s2/plan")
@@ -444,8 +433,7 @@ class S1Controller(ManagedNode):
         control.value("message", self._last_command_text)
         control.value("paths", self._rates["paths"].total)
         control.value("paths [Hz]", self._rates["paths"].hertz())
-        replaced = self._inference_worker.dropped("frame") if self._inference_worker else 0
-        control.value("frames replaced by newer ones", replaced)
+        control.value("frames replaced by newer ones", self._workers["inference"].dropped("frame"))
         control.value("age of path [s]", "none" if ages.path is None else ages.path)
         for name in ("camera to command", "model", "overhead", "goal"):
             control.latency(name, self._windows[name])

@@ -21,16 +21,22 @@ class MadePath:
 
     Attributes:
         path: (T+1, 3) metres and radians, from (0, 0, 0).
-        actions: the part of its discrete conversion that is used; empty for a path that ends behind the robot.
         trajectories: all samples.
         model_time: seconds inside the model's sampling.
     """
 
     stamp_ns: int
     path: np.ndarray
-    actions: tuple[Action, ...]
     trajectories: Trajectories
     model_time: float
+
+    def actions(self) -> tuple[Action, ...]:
+        """The part of the path's discrete conversion that is used; empty when it ends behind the robot."""
+        try:
+            return tuple(first_actions(actions_from_path(self.path, turn_around=False)))
+        except GoalBehindError:
+            # A camera that looks forward cannot have planned there: nothing to drive, S2 decides anew.
+            return ()
 
 
 class PathMaker:
@@ -79,7 +85,7 @@ class PathMaker:
             robot_radius=self._robot_radius,
             rng=self._rng,
         )
-        return MadePath(frames[-1].stamp_ns, path, _conversion(path), trajectories, model_time)
+        return MadePath(frames[-1].stamp_ns, path, trajectories, model_time)
 
 
 def pixel_in_camera_image(plan: AcceptedPlan, size: tuple[int, int]) -> tuple[float, float]:
@@ -89,11 +95,3 @@ def pixel_in_camera_image(plan: AcceptedPlan, size: tuple[int, int]) -> tuple[fl
         for place, asked, camera in zip(plan.pixel_goal or (0, 0), plan.image_size, size, strict=True)
     )
     return column, row
-
-
-def _conversion(path: np.ndarray) -> tuple[Action, ...]:
-    try:
-        return tuple(first_actions(actions_from_path(path, turn_around=False)))
-    except GoalBehindError:
-        # A camera that looks forward cannot have planned there: nothing to drive, S2 decides anew.
-        return ()

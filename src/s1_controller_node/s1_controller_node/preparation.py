@@ -1,27 +1,22 @@
-"""From camera images to the small frames the model works on, RGB before its depth has arrived. Plain Python, no ROS.
+"""From camera images to the small frames the model works on. Plain Python, no ROS.
 
-Colour is resized while the depth image is still on its way, so that only the second half of a pair adds to the
-latency.
+RGB and depth of a pair arrive one after the other and resizing takes milliseconds, so each is prepared as it comes,
+in a thread of its own, and the halves are put together. The result is the one of the policy's own `prepare` (a test
+compares them for every variant).
 """
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from .navdp_policy import NavDpStandalonePolicy
 from .obstacles import ObstacleDetector
 from .pairing import StampPairing
-from .policy import Frame
-
-
-class Preparer(Protocol):
-    """The part of a policy that prepares frames (see `policy.TrajectoryPolicy`)."""
-
-    needs_depth: bool
-
-    def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame: ...
+from .policy import Frame, TrajectoryPolicy
+from .preprocess import clip_depth, letterbox_depth, letterbox_rgb, resize_depth, resize_rgb
 
 
 class UnalignedDepthError(ValueError):
@@ -45,28 +40,43 @@ class PreparedFrame:
         return self.frame.stamp_ns
 
 
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """One prepared image of a pair, with the (width, height) of the camera's."""
+
+    stamp_ns: int
+    image_size: tuple[int, int]
+    prepared: np.ndarray | None
+    obstacles: np.ndarray | None = None
+
+
 class FramePreparation:
     """Takes converted images as they come and gives a prepared frame when everything for it is there.
 
-    Used by one thread at a time.
+    `rgb` and `depth` may be called from two threads.
 
     Args:
-        policy: prepares images for the model.
+        policy: whose frames these are.
         tolerance_ns: largest difference of the stamps of RGB and depth in a pair.
         with_depth: wait for depth also if the model needs none (selection by clearance).
     """
 
-    def __init__(self, policy: Preparer, tolerance_ns: int, with_depth: bool) -> None:
-        self._policy = policy
+    def __init__(self, policy: TrajectoryPolicy, tolerance_ns: int, with_depth: bool) -> None:
+        self._size = policy.model.config.image_size
+        self._needs_depth = policy.needs_depth
+        self._letterbox = isinstance(policy, NavDpStandalonePolicy)
         self._pairing = StampPairing(tolerance_ns)
+        self._lock = threading.Lock()
         self.with_depth = with_depth or policy.needs_depth
         self.obstacle_detector: ObstacleDetector | None = None
 
     def rgb(self, stamp_ns: int, rgb: np.ndarray) -> PreparedFrame | None:
         """Add a colour image (H, W, 3) uint8 RGB."""
+        small = letterbox_rgb(rgb, self._size) if self._letterbox else resize_rgb(rgb, self._size)
+        half = _Half(stamp_ns, (rgb.shape[1], rgb.shape[0]), small)
         if not self.with_depth:
-            return PreparedFrame(self._policy.prepare(stamp_ns, rgb))
-        return self._paired(self._pairing.add("rgb", stamp_ns, (stamp_ns, rgb)))
+            return PreparedFrame(Frame(stamp_ns, small, None, half.image_size))
+        return self._paired("rgb", half)
 
     def depth(self, stamp_ns: int, depth: np.ndarray) -> PreparedFrame | None:
         """Add a depth image (H, W) float32 metres, 0 = no measurement.
@@ -74,20 +84,29 @@ class FramePreparation:
         Raises:
             UnalignedDepthError: it completes a pair with a colour image of another size.
         """
-        return self._paired(self._pairing.add("depth", stamp_ns, depth))
+        small = self._small_depth(depth) if self._needs_depth else None
+        detector = self.obstacle_detector
+        obstacles = detector.scan(depth).obstacles.points if detector else None
+        return self._paired("depth", _Half(stamp_ns, (depth.shape[1], depth.shape[0]), small, obstacles))
 
-    def _paired(self, pair: tuple | None) -> PreparedFrame | None:
+    def _small_depth(self, depth: np.ndarray) -> np.ndarray:
+        if self._letterbox:
+            return letterbox_depth(depth, self._size)
+        # The filter overshoots at edges: below 0 there is no depth.
+        return np.maximum(clip_depth(resize_depth(depth, self._size)), np.float32(0.0))
+
+    def _paired(self, side: str, half: _Half) -> PreparedFrame | None:
+        with self._lock:
+            pair = self._pairing.add(side, half.stamp_ns, half)
         if pair is None:
             return None
-        (stamp_ns, rgb), depth = pair
-        if depth.shape != rgb.shape[:2]:
+        rgb, depth = pair
+        if rgb.image_size != depth.image_size:
             raise UnalignedDepthError(
-                f"depth is {depth.shape[1]}x{depth.shape[0]} and rgb {rgb.shape[1]}x{rgb.shape[0]}: "
-                "depth has to be aligned to rgb and of its size"
+                f"depth is {depth.image_size[0]}x{depth.image_size[1]} and rgb {rgb.image_size[0]}x"
+                f"{rgb.image_size[1]}: depth has to be aligned to rgb and of its size"
             )
-        frame = self._policy.prepare(stamp_ns, rgb, depth if self._policy.needs_depth else None)
-        detector = self.obstacle_detector
-        return PreparedFrame(frame, detector.scan(depth).obstacles.points if detector else None)
+        return PreparedFrame(Frame(rgb.stamp_ns, rgb.prepared, depth.prepared, rgb.image_size), depth.obstacles)
 
     @property
     def unpaired(self) -> int:
@@ -96,4 +115,5 @@ class FramePreparation:
 
     def clear(self) -> None:
         """Forget what waits for a partner."""
-        self._pairing.clear()
+        with self._lock:
+            self._pairing.clear()

@@ -58,7 +58,7 @@ class Robot:
 
     def path(self, path=STRAIGHT, actions=(1, 1, 1, 1, 1)):
         task = self.controller.task(self.now)
-        return self.controller.path_ready(task, self.frames.newest_stamp_ns, path, actions, self.now)
+        return self.controller.path_ready(task, self.frames.newest_stamp_ns, path, lambda: actions, self.now)
 
     def driving(self):
         self.tick(5)
@@ -109,7 +109,7 @@ def test_a_path_is_placed_at_the_pose_of_its_frame_and_not_where_the_robot_is_no
     task, stamp = robot.controller.task(robot.now), robot.frames.newest_stamp_ns
     robot.pose = np.array([0.7, 0.1, 0.2])
     robot.tick(10)
-    placed = robot.controller.path_ready(task, stamp, STRAIGHT, (), robot.now)
+    placed = robot.controller.path_ready(task, stamp, STRAIGHT, tuple, robot.now)
     np.testing.assert_array_equal(placed, np.zeros(3))
     assert robot.command().distance_left == pytest.approx(1.3, abs=0.1)
 
@@ -215,7 +215,7 @@ def test_a_path_that_arrives_after_stop_does_not_move_the_robot(robot):
     robot.driving()
     task = robot.controller.task(robot.now)
     robot.send_actions(0, plan_number=4)
-    assert robot.controller.path_ready(task, robot.now, STRAIGHT, (), robot.now) is None
+    assert robot.controller.path_ready(task, robot.now, STRAIGHT, tuple, robot.now) is None
     assert robot.command().twist == STANDSTILL
 
 
@@ -225,7 +225,7 @@ def test_a_path_of_the_plan_before_is_discarded_and_the_one_at_hand_is_followed_
     robot.tick()
     robot.send(plan_number=4)
     assert robot.command().twist.v > 0
-    assert robot.controller.path_ready(old, robot.now, STRAIGHT, (), robot.now) is None
+    assert robot.controller.path_ready(old, robot.now, STRAIGHT, tuple, robot.now) is None
 
 
 def test_a_new_episode_stops_the_path_of_the_old_one_at_once(robot):
@@ -276,7 +276,7 @@ def test_an_odometry_gap_at_the_frame_stops_the_robot_instead_of_guessing(robot)
     task = robot.controller.task(robot.now)
     robot.tick(10, odometry=False)
     with pytest.raises(OdometryGap, match=r"newest odometry is 0\.300 s older than the frame"):
-        robot.controller.path_ready(task, robot.frames.newest_stamp_ns, STRAIGHT, (), robot.now)
+        robot.controller.path_ready(task, robot.frames.newest_stamp_ns, STRAIGHT, tuple, robot.now)
     assert (robot.command().state, robot.command().twist) == (State.NO_SENSORS, STANDSTILL)
 
 

@@ -1,0 +1,474 @@
+"""The s1_controller node with real messages and a small real checkpoint: what it publishes, and what stops it."""
+
+from __future__ import annotations
+
+import array
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Twist, TwistStamped
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import MarkerArray
+
+from dual_nav_util import images, qos
+from dual_nav_util.stamps import to_nanoseconds, to_stamp
+from dual_nav_util.testing import Graph
+from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
+from s1_controller_node.node import S1Controller
+from s1_controller_node.policy import PolicyConfig, load_policy
+from s1_controller_node.preparation import FramePreparation
+
+WIDTH, HEIGHT = 160, 120
+SUCCESS = TransitionCallbackReturn.SUCCESS
+
+
+def make_checkpoint(folder: Path, system1: str) -> Path:
+    command = [sys.executable, "-m", "dual_nav_training.random_checkpoint", str(folder), "--system1", system1]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nextdit(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("nextdit") / "model", "nextdit_async")
+
+
+@pytest.fixture(scope="session")
+def navdp(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("navdp") / "model", "navdp_async")
+
+
+class Robot:
+    """A camera, a base and a planner beside the node, and what the node tells them."""
+
+    def __init__(self, graph: Graph, model: Path, **parameters) -> None:
+        self.graph = graph
+        stamped = parameters.get("cmd_vel_stamped", False)
+        self.commands = graph.listen(TwistStamped if stamped else Twist, "cmd_vel", qos.DEFAULT)
+        self.states = graph.listen(ControllerState, "s1/state", qos.DEFAULT)
+        self.actions = graph.listen(DiscreteActions, "s1/actions", qos.DEFAULT)
+        tester = graph.tester
+        self._rgb = tester.create_publisher(Image, "rgb", qos.NEWEST_FRAME)
+        self._depth = tester.create_publisher(Image, "depth", qos.NEWEST_FRAME)
+        self._odometry = tester.create_publisher(Odometry, "odom", qos.ODOMETRY)
+        self._plan = tester.create_publisher(S2Plan, "s2/plan", qos.LATCHED)
+        rng = np.random.default_rng(0)
+        self.rgb_pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        self.depth_pixels = np.full((HEIGHT, WIDTH), 2000, np.uint16)
+        self.episode, self.plans, self.offset_ns = time.time_ns(), 0, 0
+        self.stamps: list[int] = []
+        defaults = {"model": str(model), "num_samples": 4, "torch_threads": 1, "plan_timeout": 2.0}
+        self.node = graph.make(S1Controller, **(defaults | parameters))
+        assert self.node.trigger_configure() == SUCCESS
+        assert self.node.trigger_activate() == SUCCESS
+        graph.wait_for(lambda: self._rgb.get_subscription_count(), "subscription to rgb")
+        graph.wait_for(lambda: self._odometry.get_subscription_count(), "subscription to odom")
+
+    def now(self) -> int:
+        return time.time_ns() + self.offset_ns
+
+    def frame(self, rgb: Image | None = None, depth: Image | None = None, stamp: int | None = None) -> int:
+        """One tick of camera and odometry; images may be replaced by others."""
+        stamp = self.now() if stamp is None else stamp
+        header = Header(stamp=to_stamp(stamp), frame_id="camera")
+        odometry = Odometry(header=Header(stamp=header.stamp, frame_id="odom"))
+        odometry.pose.pose.orientation.w = 1.0
+        self._odometry.publish(odometry)
+        rgb = rgb or images.image_from_array(self.rgb_pixels, "rgb8", header)
+        depth = depth or images.image_from_array(self.depth_pixels, "16UC1", header)
+        rgb.header = depth.header = header
+        self._rgb.publish(rgb)
+        self._depth.publish(depth)
+        self.stamps.append(stamp)
+        return stamp
+
+    def run(self, seconds: float, **replaced) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.frame(**replaced)
+            time.sleep(0.03)
+
+    def drive_until(self, condition, what: str, timeout: float = 10.0):
+        """Ticks until something happens."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.frame()
+            time.sleep(0.03)
+            value = condition()
+            if value:
+                return value
+        raise AssertionError(f"{what}: not within {timeout} s; {self.graph.report()}")
+
+    def plan(self, **changes) -> S2Plan:
+        fields = {
+            "header": Header(stamp=to_stamp(self.stamps[-1])),
+            "episode_id": self.episode,
+            "plan_number": self.plans,
+            "kind": S2Plan.KIND_TRAJ_LATENTS,
+            "pixel_goal_column": 10,
+            "pixel_goal_row": 20,
+            "image_width": 384,
+            "image_height": 384,
+            "traj_latents_shape": array.array("I", [1, 4, 64]),
+            "traj_latents": array.array("f", np.random.default_rng(1).standard_normal(256).astype("f").tobytes()),
+        }
+        self.plans += 1
+        message = S2Plan(**(fields | changes))
+        self._plan.publish(message)
+        return message
+
+    def action_plan(self, *actions: int) -> S2Plan:
+        empty = {"traj_latents_shape": array.array("I"), "traj_latents": array.array("f")}
+        return self.plan(kind=S2Plan.KIND_ACTIONS, actions=array.array("B", actions), **empty)
+
+    def forward(self) -> None:
+        """Until the robot drives."""
+        self.run(0.3)
+        self.action_plan(1, 1, 1, 1)
+        self.drive_until(lambda: self.speed() > 0.1, "driving forward")
+
+    def speed(self) -> float:
+        return self.commands[-1].linear.x if self.commands else 0.0
+
+    def state(self) -> int:
+        return self.states[-1].state if self.states else -1
+
+    def stands(self) -> bool:
+        return all(twist.linear.x == 0.0 and twist.angular.z == 0.0 for twist in self.commands[-3:])
+
+    def said(self, part: str) -> bool:
+        return part in self.graph.report()
+
+
+@pytest.fixture
+def graph():
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def robot(graph, nextdit) -> Robot:
+    return Robot(graph, nextdit)
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+
+
+@pytest.mark.parametrize("system1", ["nextdit", "navdp"])
+def test_a_plan_with_latents_becomes_paths_placed_in_odom_with_the_stamps_of_their_frames(graph, system1, request):
+    robot = Robot(graph, request.getfixturevalue(system1))
+    paths = graph.listen(PathMessage, "s1/path", qos.DEFAULT)
+    candidates = graph.listen(MarkerArray, "s1/candidates", qos.DEFAULT)
+    robot.run(0.5)
+    robot.plan()
+    robot.drive_until(lambda: len(paths) > 5 and candidates, "paths and candidates")
+    assert {to_nanoseconds(path.header.stamp) for path in paths} <= set(robot.stamps)
+    assert {path.header.frame_id for path in paths} == {"odom"}
+    assert len(paths[0].poses) == 33
+    assert len(candidates[0].markers) == 4
+    state = next(state for state in reversed(robot.states) if state.plan_number == 0 and state.latency)
+    assert state.episode_id == robot.episode
+    assert to_nanoseconds(state.header.stamp) in robot.stamps
+    assert 0.0 < state.latency < 1.0
+    assert {to_nanoseconds(message.header.stamp) for message in robot.actions} <= set(robot.stamps)
+
+
+def test_paths_and_candidates_are_not_made_while_nobody_listens(robot, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a message was made for nobody")
+
+    monkeypatch.setattr("s1_controller_node.node.path_message", refuse)
+    monkeypatch.setattr("s1_controller_node.node.candidates_message", refuse)
+    robot.run(0.3)
+    robot.plan()
+    robot.drive_until(lambda: len(robot.actions) > 3, "paths")
+    assert not robot.said("for nobody")
+
+
+def test_commands_come_at_the_control_rate_while_the_robot_stands(robot):
+    robot.run(0.5)
+    before = len(robot.commands)
+    time.sleep(1.0)
+    assert 16 <= len(robot.commands) - before <= 24
+    assert robot.stands()
+
+
+def test_discrete_actions_of_the_planner_are_driven_and_announced(robot):
+    robot.forward()
+    assert list(robot.actions[0].actions) == [1, 1, 1, 1]
+    assert robot.states[-1].actions_left == 4
+    assert robot.state() == ControllerState.FOLLOWING
+
+
+def test_stamped_commands_by_parameter(graph, nextdit):
+    robot = Robot(graph, nextdit, cmd_vel_stamped=True, base_frame="base")
+    graph.wait_for(lambda: robot.commands, "commands")
+    header = robot.commands[0].header
+    assert header.frame_id == "base"
+    assert abs(to_nanoseconds(header.stamp) - time.time_ns()) < 5e9
+
+
+@pytest.mark.parametrize("variant", ["nextdit_async", "navdp_async", "navdp_standalone"])
+def test_halves_prepared_apart_make_the_very_frame_of_the_policy(variant, tmp_path):
+    policy = load_policy(make_checkpoint(tmp_path / variant, variant), PolicyConfig(num_samples=2))
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    depth = np.where(rng.random((HEIGHT, WIDTH)) < 0.1, 0, rng.random((HEIGHT, WIDTH)) * 8).astype(np.float32)
+    preparation = FramePreparation(policy, 0, with_depth=False)
+    made = preparation.rgb(7, rgb)
+    if policy.needs_depth:
+        assert made is None
+        made = preparation.depth(7, depth)
+    wanted = policy.prepare(7, rgb, depth)
+    np.testing.assert_array_equal(made.frame.rgb, wanted.rgb)
+    assert made.frame.image_size == wanted.image_size
+    assert (made.frame.depth is None) == (wanted.depth is None)
+    if wanted.depth is not None:
+        np.testing.assert_array_equal(made.frame.depth, wanted.depth)
+
+
+# -------------------------------------------------------------------------------------------------- what stops it
+
+
+def broken(image: Image, **changes) -> Image:
+    for name, value in changes.items():
+        setattr(image, name, value)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0, "step": 0, "data": array.array("B")}, "rgb: rgb8 image of 0x120 has no pixels"),
+        ({"data": array.array("B", bytes(100))}, "rgb: rgb8 image of 160x120 with step 480 needs 57600 bytes"),
+        ({"encoding": "yuv422"}, "rgb: encoding 'yuv422' is not supported for colour"),
+    ],
+)
+def test_an_unusable_image_is_one_clear_error_and_standstill_and_good_ones_are_taken_again(robot, changes, message):
+    robot.forward()
+    image = broken(images.image_from_array(robot.rgb_pixels, "rgb8", Header()), **changes)
+    robot.run(1.6, rgb=image)
+    robot.graph.wait_for(lambda: robot.said(message), f"{message!r} in diagnostics")
+    assert robot.stands()
+    assert robot.state() == ControllerState.NO_SENSORS
+    robot.drive_until(lambda: robot.state() != ControllerState.NO_SENSORS, "recovery")
+
+
+def test_depth_of_another_size_than_rgb_is_one_clear_error_and_standstill(graph, navdp):
+    robot = Robot(graph, navdp)
+    small = images.image_from_array(np.full((60, 80), 1000, np.uint16), "16UC1", Header())
+    robot.run(0.3)
+    robot.run(1.2, depth=small)
+    robot.action_plan(1)
+    robot.run(0.6, depth=small)
+    graph.wait_for(lambda: robot.said("depth is 80x60 and rgb 160x120"), "the error in diagnostics")
+    assert robot.stands()
+
+
+def test_a_stamp_that_goes_back_a_little_is_dropped_and_said(robot):
+    robot.run(0.3)
+    robot.frame(stamp=robot.stamps[-1] - 200_000_000)
+    robot.graph.wait_for(lambda: robot.said("rgb: frame dropped, its stamp is 0.2"), "the error in diagnostics")
+
+
+def test_stamps_that_begin_anew_forget_what_was_followed(robot):
+    robot.forward()
+    robot.offset_ns = -1_500_000_000
+    robot.run(0.5)
+    robot.graph.wait_for(lambda: robot.said("stamps went back by 1."), "the error in diagnostics")
+    assert robot.stands()
+
+
+def test_a_frame_from_the_future_is_refused(robot):
+    robot.run(0.3)
+    robot.frame(stamp=time.time_ns() + 3_000_000_000)
+    robot.graph.wait_for(lambda: robot.said("rgb: frame dropped, its stamp lies 2.9"), "the error in diagnostics")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "malformed"),
+    [
+        ({"kind": 9}, "kind is 9", True),
+        ({"traj_latents": array.array("f", [float("nan")] * 256)}, "traj_latents has 256 NaN", True),
+        ({"traj_latents": array.array("f", [0.0] * 255)}, "has 255 values, expected 256", True),
+        ({"age": -60.0}, "s in the future (future_tolerance 0.5 s)", False),
+        ({"age": 60.0}, "s old (plan_timeout 2.0 s)", False),
+        ({"episode_id": 1}, "was seen before it", False),
+    ],
+)
+def test_a_bad_plan_is_refused_by_what_is_wrong_with_it(robot, changes, message, malformed):
+    robot.forward()
+    if "age" in changes:
+        changes = {"header": Header(stamp=to_stamp(time.time_ns() - round(changes["age"] * 1e9)))}
+    robot.plan(**changes)
+    if malformed:
+        robot.drive_until(lambda: robot.state() == ControllerState.FAULT, "state FAULT", timeout=1.0)
+        robot.drive_until(robot.stands, "standstill", timeout=0.5)
+        assert message in robot.states[-1].message
+    robot.drive_until(lambda: robot.said(message), f"{message!r} in diagnostics", timeout=3.0)
+
+
+def test_latents_of_another_model_are_a_fault_with_both_sizes(robot):
+    robot.run(0.3)
+    robot.plan(traj_latents_shape=array.array("I", [1, 2, 64]), traj_latents=array.array("f", [0.0] * 128))
+    robot.drive_until(lambda: robot.state() == ControllerState.FAULT, "state FAULT")
+    assert "(1, 2, 64)" in robot.states[-1].message
+    assert "(1, 4, 64)" in robot.states[-1].message
+    assert robot.stands()
+
+
+def test_an_error_of_the_model_is_a_fault_and_the_next_frame_is_tried(robot, monkeypatch):
+    policy = robot.node._policy
+    healthy = policy.sample
+
+    def failing(*_, **__):
+        raise RuntimeError("out of memory")
+
+    robot.run(0.3)
+    monkeypatch.setattr(policy, "sample", failing)
+    robot.plan()
+    robot.drive_until(lambda: robot.state() == ControllerState.FAULT, "state FAULT")
+    assert "out of memory" in robot.states[-1].message
+    monkeypatch.setattr(policy, "sample", healthy)
+    robot.drive_until(lambda: robot.state() != ControllerState.FAULT, "recovery")
+
+
+def test_silence_of_the_camera_stops_the_robot_within_the_time_out_and_a_control_period(robot):
+    robot.forward()
+    silent_from = time.monotonic()
+    robot.graph.wait_for(lambda: robot.state() == ControllerState.NO_SENSORS, "state NO_SENSORS", timeout=2.0)
+    assert time.monotonic() - silent_from < 0.5 + 0.05 + 0.15  # the rest: this thread's own delays
+    robot.graph.wait_for(robot.stands, "standstill", timeout=0.5)
+
+
+def test_stop_latches_and_nothing_of_the_episode_moves_the_robot_again(robot):
+    robot.forward()
+    robot.action_plan(0)
+    robot.drive_until(lambda: robot.state() == ControllerState.ARRIVED, "state ARRIVED")
+    robot.action_plan(1)
+    robot.drive_until(lambda: robot.said("STOP ended this episode"), "the refusal")
+    assert robot.stands()
+    robot.episode += 1
+    robot.action_plan(1)
+    robot.drive_until(lambda: robot.speed() > 0.1, "the next episode")
+
+
+def test_deactivation_ends_with_a_zero_command_and_silence(robot):
+    robot.forward()
+    assert robot.node.trigger_deactivate() == SUCCESS
+    time.sleep(0.3)
+    count = len(robot.commands)
+    assert robot.speed() == 0.0
+    robot.run(0.3)
+    assert len(robot.commands) == count
+    assert robot.node.trigger_activate() == SUCCESS
+    robot.run(0.5)
+    assert robot.stands()
+
+
+def test_reset_forgets_plan_and_latch(robot):
+    robot.forward()
+    client = robot.graph.tester.create_client(Trigger, "s1_controller/reset")
+    assert client.wait_for_service(5.0)
+    future = client.call_async(Trigger.Request())
+    robot.drive_until(future.done, "the answer of reset")
+    assert future.result().success
+    robot.drive_until(lambda: robot.state() == ControllerState.IDLE, "state IDLE")
+    assert robot.states[-1].message == "no plan yet"
+
+
+def test_simulated_time_that_jumps_back_stops_the_robot_and_it_can_go_on(graph, nextdit):
+    clock = graph.tester.create_publisher(Clock, "/clock", qos.DEFAULT)
+    robot = Robot(graph, nextdit, use_sim_time=True)
+    start = 1_000_000_000_000
+
+    def frames(begin: int, count: int):
+        for index in range(count):
+            stamp = begin + index * 33_000_000
+            clock.publish(Clock(clock=to_stamp(stamp)))
+            time.sleep(0.01)
+            robot.frame(stamp=stamp)
+            time.sleep(0.02)
+
+    frames(start, 10)
+    robot.action_plan(1, 1, 1, 1)
+    frames(start + 330_000_000, 20)
+    assert robot.speed() > 0.1
+    frames(start - 10 * 10**9, 15)
+    graph.wait_for(lambda: robot.said("went back by"), "the jump in diagnostics")
+    assert robot.stands()
+    robot.action_plan(1, 1)
+    frames(start - 9 * 10**9, 15)
+    assert robot.speed() > 0.1
+    # /clock falls silent: ages do not grow any more, and the robot must not drive on for ever.
+    graph.wait_for(lambda: robot.state() == ControllerState.NO_SENSORS, "state NO_SENSORS", timeout=2.0)
+    assert "ROS time has stood still" in robot.states[-1].message
+
+
+# -------------------------------------------------------------------------------------------------- configuration
+
+
+def failed_configuration(graph: Graph, **parameters) -> str:
+    node = graph.make(S1Controller, **parameters)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    status = graph.wait_for(lambda: graph.diagnostics.get("s1_controller: life cycle"), "diagnostics")
+    assert status.level == DiagnosticStatus.ERROR
+    return status.message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "parameter 'model' is empty"),
+        ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"control_rate": 0.5}, "parameter 'control_rate' is 0.5: must be 1 … 200 Hz"),
+        ({"mode": "fast"}, "parameter 'mode' is 'fast': must be one of 'sync', 'partial_async'"),
+        ({"model": "x", "device": "abacus"}, "parameter 'device' is not usable"),
+        ({"model": "x", "sensor_timeout": 0.05}, "parameter 'sensor_timeout' is 0.05: must be at least two control"),
+    ],
+)
+def test_an_invalid_parameter_fails_configuration_by_name_value_and_what_is_allowed(graph, parameters, message):
+    assert message in failed_configuration(graph, **parameters)
+
+
+def test_a_missing_shard_fails_configuration_by_its_name(graph, nextdit, tmp_path):
+    folder = shutil.copytree(nextdit, tmp_path / "model")
+    weight_map = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    shard = next(file for key, file in weight_map.items() if key.startswith("model.traj_dit."))
+    (folder / shard).unlink()
+    assert shard in failed_configuration(graph, model=str(folder))
+
+
+def test_a_good_parameter_after_a_failure_lets_the_node_start(graph, nextdit):
+    node = graph.make(S1Controller, model=str(nextdit), control_rate=0.5)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    node.set_parameters([Parameter("control_rate", value=10.0)])
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+
+
+def test_speed_limits_can_be_changed_while_driving_and_the_model_cannot(robot):
+    robot.forward()
+    assert robot.node.set_parameters([Parameter("max_linear_speed", value=0.12)])[0].successful
+    robot.drive_until(lambda: robot.speed() == pytest.approx(0.12), "the new speed limit")
+    refused = robot.node.set_parameters([Parameter("model", value="other")])[0]
+    assert not refused.successful
+    assert "cannot change while the node is configured" in refused.reason
