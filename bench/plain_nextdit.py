@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
 from s1_controller_node.dinov2 import DinoV2
 from s1_controller_node.nextdit import Attention, NextDiT, NextDiTBlock
 from s1_controller_node.nextdit_model import IMAGENET_MEAN, IMAGENET_STD, NextDiTModel
-from torch import Tensor
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

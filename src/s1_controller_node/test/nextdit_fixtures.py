@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from navdp_vectors import randomised
 
@@ -35,6 +36,15 @@ TINY_JSON = {
         if key not in ("latent_dim", "n_query", "uses_images")
     },
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Operations this small gain nothing from a second core, and wait long for one that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_model(**changes) -> NextDiTModel:

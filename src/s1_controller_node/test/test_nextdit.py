@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from navdp_vectors import REPO
-from nextdit_fixtures import TINY, tiny_inputs, tiny_model
+from nextdit_fixtures import TINY, one_thread, tiny_inputs, tiny_model  # noqa: F401
 
 from s1_controller_node.flow_sampler import FlowMatchingSampler, flow_schedule
 from s1_controller_node.nextdit_model import NextDiTModelConfig

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from navdp_vectors import REPO
-from nextdit_fixtures import TINY, TINY_JSON, tiny_inputs, tiny_model
+from nextdit_fixtures import TINY, TINY_JSON, one_thread, tiny_inputs, tiny_model  # noqa: F401
 from safetensors.torch import save_file
 
 from dual_nav_util.checkpoint import CheckpointError
