@@ -228,7 +228,7 @@ def _read_parts(item: Entry) -> tuple[Part, ...]:
         np.add.at(smooth, faces.ravel(), np.repeat(sides[np.linalg.norm(sides, axis=1) > 1e-9], 3, axis=0))
         given = normals[unique[:, 2]] if len(normals) else smooth
         chosen = np.where((unique[:, 2:] >= 0) & (np.abs(given).sum(1, keepdims=True) > 1e-9), given, smooth)
-        chosen /= np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
+        chosen = _unit(chosen, np.broadcast_to((0.0, 0.0, 1.0), chosen.shape))
         coordinates = texcoords[unique[:, 1]] if len(texcoords) else np.zeros((len(unique), 2))
         coordinates = np.where(unique[:, 1:2] >= 0, coordinates, 0.0)
         look = materials.get(material, {})
@@ -247,6 +247,12 @@ def _read_parts(item: Entry) -> tuple[Part, ...]:
             )
         )
     return tuple(parts)
+
+
+def _unit(vectors: np.ndarray, instead: np.ndarray) -> np.ndarray:
+    """Vectors (N, 3) at length 1; those of no length are replaced by the unit vectors `instead`."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(length > 1e-9, vectors / np.maximum(length, 1e-9), instead)
 
 
 def _simplified(part: Part, cell: float) -> Part:
@@ -268,8 +274,7 @@ def _simplified(part: Part, cell: float) -> Part:
     faces = inverse[part.faces]
     distinct = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
     faces = np.unique(faces[distinct], axis=0).astype(np.int32)
-    normals = mean(part.normals)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6)
+    normals = _unit(mean(part.normals), part.normals[first]).astype(np.float32)
     return replace(part, vertices=mean(part.vertices), normals=normals, texcoords=part.texcoords[first], faces=faces)
 
 

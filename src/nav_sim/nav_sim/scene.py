@@ -37,7 +37,7 @@ ROBOT_RADIUS = worlds.ROBOT_RADIUS / 100.0
 SERVO_GAIN = (1200.0, 60.0)  # N per m/s and N·m per rad/s: time constants of 10 and 5 ms or so
 SERVO_LIMIT = (60.0, 20.0)  # N and N·m: the motors stall against a wall instead of pushing through it
 NEAR, FAR = 0.02, 40.0
-_VERSION = 2  # of what this module builds; part of the cache key
+_VERSION = 3  # of what this module builds; part of the cache key
 
 
 class SceneError(ValueError):
