@@ -1,0 +1,165 @@
+"""Closed loop in this process: oracles, measures, resuming."""
+
+import json
+import math
+
+import pytest
+from nav_sim.episodes import make_episode
+from nav_sim.evaluation import ResumeError, Settings, evaluate, run_episode, table
+from nav_sim.grid import path_length
+from nav_sim.judge import Judge, mean_interval, summarise, wilson_interval
+from nav_sim.oracles import (
+    FORWARD,
+    KIND_ACTIONS,
+    KIND_PIXEL_GOAL,
+    LOOK_DOWN,
+    STOP,
+    TURN_LEFT,
+    TURN_RIGHT,
+    OracleController,
+    OraclePlanner,
+    PlanMade,
+    actions_plan,
+)
+from nav_sim.simulator import Config, Pose, Simulator
+
+SETTINGS = Settings(seed=9, episodes=6, simulator=Config(look="plain"))
+
+
+def test_the_constants_are_those_of_the_messages():
+    messages = pytest.importorskip("nav_msgs_ext.msg", reason="the workspace is not sourced")
+    from nav_sim import lockstep
+
+    plan = messages.S2Plan
+    assert (plan.KIND_ACTIONS, plan.KIND_PIXEL_GOAL) == (KIND_ACTIONS, KIND_PIXEL_GOAL)
+    actions = (plan.ACTION_STOP, plan.ACTION_FORWARD, plan.ACTION_TURN_LEFT, plan.ACTION_TURN_RIGHT)
+    assert actions == (STOP, FORWARD, TURN_LEFT, TURN_RIGHT)
+    assert plan.ACTION_LOOK_DOWN == LOOK_DOWN
+    assert messages.ControllerState.FOLLOWING == lockstep.FOLLOWING
+
+
+@pytest.mark.parametrize("family", ["object", "relation", "route"])
+@pytest.mark.parametrize("number", [0, 5])
+def test_the_oracles_solve_the_tasks_without_touching_anything(rendering, family, number):
+    episode = make_episode("test", 9, family, number)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        run = run_episode(episode, SETTINGS, simulator)
+    result = run.result
+    assert result.success, result
+    assert result.collisions == 0
+    assert result.navigation_error <= 1.0
+    assert 0.7 < result.spl <= 1.0
+    assert result.path_length == pytest.approx(path_length(run.driven))
+
+
+def test_the_oracle_planner_looks_where_it_sends_the_robot():
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        planner = OraclePlanner(episode, simulator.cameras)
+        for yaw in range(0, 360, 15):
+            pose = Pose(episode.start.x, episode.start.y, math.radians(yaw))
+            plan = planner.plan(pose)
+            if plan.kind == KIND_ACTIONS:
+                assert set(plan.actions) <= {TURN_LEFT, TURN_RIGHT, FORWARD}
+                continue
+            camera = simulator.cameras["look_down" if plan.look_down else "level"]
+            assert plan.image_size == (640, 480)
+            assert plan.answer == f"{plan.pixel_goal[0]} {plan.pixel_goal[1]}"
+            goal = pose.to_world(camera.floor_point(*plan.pixel_goal))
+            assert planner._grid.line_of_sight((pose.x, pose.y), goal)
+
+
+def test_the_controller_turns_and_steps_by_what_the_actions_say():
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        simulator.reset(episode.start.x, episode.start.y, episode.start.yaw)
+        controller = OracleController(episode, simulator.cameras)
+        controller.set_plan(actions_plan([TURN_LEFT, TURN_LEFT, TURN_RIGHT]), simulator.pose, 0.0)
+        for _ in range(200):
+            simulator.command(*controller.command(simulator.pose, simulator.time))
+            simulator.step(0.05)
+        assert controller.done
+        turned = math.remainder(simulator.pose.yaw - episode.start.yaw, 2 * math.pi)
+        assert turned == pytest.approx(math.radians(15), abs=math.radians(4))
+        controller.set_plan(PlanMade(KIND_PIXEL_GOAL, (), (320, 10), (640, 480)), simulator.pose, simulator.time)
+        assert controller.done  # the sky is no place to drive to
+        controller.set_plan(actions_plan([STOP]), simulator.pose, simulator.time)
+        assert controller.command(simulator.pose, simulator.time) == (0.0, 0.0)
+        assert controller.stopped
+
+
+def test_a_stop_counts_only_near_the_goal_and_with_it_in_view(rendering):
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        run_episode(episode, SETTINGS, simulator)
+        at_goal = simulator.pose
+
+        def verdict(pose, outcome="stopped"):
+            simulator.reset(pose.x, pose.y, pose.yaw)
+            judge = Judge(episode)
+            judge.observe(pose)
+            return judge.result(simulator, outcome, 1)
+
+        assert verdict(at_goal).success
+        assert not verdict(at_goal, "timeout").success
+        assert verdict(at_goal, "timeout").oracle_success
+        away = verdict(Pose(at_goal.x, at_goal.y, at_goal.yaw + math.pi))
+        assert not away.success
+        assert away.visible_share == 0.0
+        start = verdict(episode.start)
+        assert not start.success
+        assert not start.oracle_success
+        assert start.navigation_error == pytest.approx(episode.shortest + 1.0, abs=0.6)
+        with pytest.raises(ValueError, match="outcome: expected one of"):
+            verdict(at_goal, "won")
+
+
+def test_acting_at_random_fails(rendering, tmp_path):
+    summary = evaluate(
+        Settings(seed=9, episodes=9, s2="random", time_limit=40.0, simulator=Config(look="plain")),
+        tmp_path, processes=1, with_pictures=False, quiet=True,
+    )  # fmt: skip
+    assert summary["all"]["success"]["value"] <= 1 / 9
+
+
+def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_path):
+    whole = evaluate(SETTINGS, tmp_path / "whole", processes=1, with_pictures=True, quiet=True)
+    assert len(list((tmp_path / "whole" / "pictures").glob("*.png"))) == SETTINGS.episodes
+    folder = tmp_path / "cut"
+    evaluate(Settings(seed=9, episodes=3, simulator=Config(look="plain")), folder, 1, False, True)
+    log = folder / "episodes.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join(lines[:2]) + "\n" + lines[2][:40])  # killed while writing the third
+    resumed = evaluate(SETTINGS, folder, processes=1, with_pictures=False, quiet=True)
+    for part in ("all", "object", "relation", "route"):
+        assert resumed[part] == whole[part]
+    assert [json.loads(line)["name"] for line in log.read_text().splitlines()[:2]] == [
+        json.loads(line)["name"] for line in lines[:2]
+    ]
+    assert "object" in table(resumed)
+    with pytest.raises(ResumeError, match="other settings"):
+        evaluate(Settings(seed=8, episodes=3, simulator=Config(look="plain")), folder, 1, False, True)
+
+
+def test_confidence_intervals_are_those_of_the_books():
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(200, 200)[0] == pytest.approx(0.9812, abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = mean_interval([1.0, 2.0, 3.0, 4.0])
+    assert (low + high) / 2 == pytest.approx(2.5)
+    assert high - low == pytest.approx(2 * 1.959964 * 1.2909944 / 2)
+    summary = summarise([])
+    assert summary["episodes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"s2": "genius"}, "S2: expected one of oracle, random, got 'genius'"),
+        ({"families": ("poem",)}, "families: expected some of"),
+        ({"episodes": 0}, "episodes: expected a positive number, got 0"),
+    ],
+)
+def test_wrong_settings_are_refused(change, text):
+    with pytest.raises(ValueError, match=text):
+        Settings(**change)

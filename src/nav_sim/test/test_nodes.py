@@ -1,0 +1,171 @@
+"""The simulator and the oracles as processes, over DDS: what a robot's topics look like, and a whole episode."""
+
+import contextlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
+from geometry_msgs.msg import Twist  # noqa: E402
+from nav_msgs.msg import Odometry  # noqa: E402
+from nav_sim.episodes import make_episode  # noqa: E402
+from nav_sim.oracles import STOP  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from std_msgs.msg import String, UInt32  # noqa: E402
+
+from dual_nav_util import images, qos  # noqa: E402
+from dual_nav_util.stamps import to_nanoseconds  # noqa: E402
+from nav_msgs_ext.msg import ControllerState, S2Plan  # noqa: E402
+
+EPISODE = "test-0-object-0002"
+PATIENCE = 60.0  # seconds of a busy machine
+
+
+@pytest.fixture(scope="module")
+def domain():
+    """A ROS domain that others are unlikely to use, for this process and those it starts."""
+    before = dict(os.environ)
+    os.environ["ROS_DOMAIN_ID"] = str(61 + os.getpid() % 9)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@contextlib.contextmanager
+def process(function, *parameters):
+    """One of this package's processes; it has to end by itself, with status 0, when told by Ctrl-C."""
+    code = f"import sys; from nav_sim.main import {function}; sys.exit({function}())"
+    options = ["--ros-args", "-p", "autostart:=true", *(part for value in parameters for part in ("-p", value))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    running = subprocess.Popen([sys.executable, "-c", code, *options], env=environment)
+    try:
+        yield running
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+
+class Listener:
+    """Collects what comes on topics."""
+
+    def __init__(self, **topics):
+        self.node = rclpy.create_node("listener")
+        self.got = {name: [] for name in topics}
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        for name, (kind, profile) in topics.items():
+            topic = name.replace("__", "/")
+            self.node.create_subscription(kind, topic, self.got[name].append, profile)
+
+    def until(self, condition, why):
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, why
+            self.executor.spin_once(timeout_sec=0.1)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+def test_the_topics_are_those_of_a_camera_and_a_base(rendering, domain):
+    listener = Listener(
+        rgb=(Image, qos.NEWEST_FRAME),
+        depth=(Image, qos.NEWEST_FRAME),
+        depth_look_down=(Image, qos.NEWEST_FRAME),
+        camera_info=(CameraInfo, qos.NEWEST_FRAME),
+        odom=(Odometry, qos.ODOMETRY),
+        clock=(Clock, qos.NEWEST_STATE),
+        instruction=(String, qos.LATCHED),
+        collisions=(UInt32, qos.LATCHED),
+    )
+    commands = listener.node.create_publisher(Twist, "cmd_vel", qos.NEWEST_STATE)
+    episode = make_episode("test", 0, "object", 2)
+    got = listener.got
+    with process("nav_sim", f"episode:={EPISODE}", "look:=plain", "publish_instruction:=true", "depth_maximum:=3.0"):
+        listener.until(lambda: all(got[name] for name in got) and len(got["rgb"]) > 4, f"silent: {got.keys()}")
+        rgb, info = got["rgb"][-1], got["camera_info"][-1]
+        assert (rgb.encoding, rgb.width, rgb.height) == ("rgb8", 640, 480)
+        assert rgb.header.frame_id == info.header.frame_id == "camera_color_optical_frame"
+        assert info.k[0] == pytest.approx(388.2, abs=0.05)
+        assert got["depth"][-1].encoding == "16UC1"
+        assert got["depth_look_down"][-1].header.frame_id == "camera_look_down_color_optical_frame"
+        depth = images.depth_from_image(got["depth"][-1], "depth")
+        assert 0.2 <= depth[depth > 0].min() <= depth.max() <= 3.0
+        stamps = {to_nanoseconds(message.header.stamp) for message in got["rgb"]}
+        assert stamps & {to_nanoseconds(message.header.stamp) for message in got["depth"]}
+        assert all(np.diff(sorted(stamps)) % 100_000_000 == 0)  # 10 Hz
+        assert abs(to_nanoseconds(got["clock"][-1].clock) - max(stamps)) < 2e9
+        assert got["instruction"][0].data == episode.instruction
+        assert got["collisions"][-1].data == 0
+
+        def position():
+            pose = got["odom"][-1].pose.pose.position
+            return pose.x, pose.y
+
+        assert position() == pytest.approx((episode.start.x, episode.start.y))
+        # Turning on the spot, then silence: the base stops by itself.
+        turn = Twist()
+        turn.angular.z = 0.8
+        for _ in range(20):
+            commands.publish(turn)
+            listener.executor.spin_once(timeout_sec=0.05)
+        listener.until(lambda: got["odom"][-1].twist.twist.angular.z > 0.5, "the robot does not turn")
+        listener.until(lambda: abs(got["odom"][-1].twist.twist.angular.z) < 0.01, "the robot does not stop")
+        assert math.dist(position(), (episode.start.x, episode.start.y)) < 0.02
+    listener.close()
+
+
+@pytest.mark.parametrize("wait_for", ["nobody", "planner_and_controller"])
+def test_the_oracles_solve_an_episode_over_dds(rendering, domain, wait_for):
+    listener = Listener(
+        s2__plan=(S2Plan, qos.LATCHED), s1__state=(ControllerState, qos.NEWEST_STATE),
+        ground_truth=(Odometry, qos.ODOMETRY), collisions=(UInt32, qos.LATCHED),
+    )  # fmt: skip
+    got = listener.got
+    world = ("look:=plain", "rate:=3.0", f"wait_for:={wait_for}", "plan_step_gap:=10")
+    episode = f"episode:={EPISODE}"
+    with process("oracle_s2", episode), process("oracle_s1", episode), process("nav_sim", episode, *world):
+        arrived = ControllerState.ARRIVED
+        listener.until(
+            lambda: got["s1__state"] and got["s1__state"][-1].state == arrived, "the robot does not arrive"
+        )
+    plans = got["s2__plan"]
+    assert [plan.plan_number for plan in plans] == sorted(plan.plan_number for plan in plans)
+    assert any(plan.kind == S2Plan.KIND_PIXEL_GOAL for plan in plans)
+    assert list(plans[-1].actions) == [STOP]
+    assert got["collisions"][-1].data == 0
+    target = make_episode("test", 0, "object", 2)
+    pose = got["ground_truth"][-1].pose.pose.position
+    item = target.flat.items[target.goals[0]]
+    assert math.dist((pose.x, pose.y), (item.x / 100, item.y / 100)) < 1.5
+    listener.close()
+
+
+def test_a_wrong_parameter_is_named_and_nothing_runs(domain):
+    running = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from nav_sim.main import nav_sim; sys.exit(nav_sim())",
+         "--ros-args", "-p", "autostart:=true", "-p", "episode:=test-0-poem-0001"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = ""
+    end = time.monotonic() + PATIENCE
+    while "configuration failed" not in line and time.monotonic() < end:
+        line = running.stderr.readline()
+    running.send_signal(signal.SIGINT)
+    assert running.wait(20) == 0
+    assert "parameter 'episode' is 'test-0-poem-0001'" in line
