@@ -97,7 +97,6 @@ class S1Controller(ManagedNode):
             name: LatencyWindow() for name in ("prepare", "goal", "model", "camera to command", "overhead")
         }
         self._command_lock = threading.Lock()
-        self._make_interfaces(parameters, by_clearance)
         self._workers = {
             "rgb": Worker("rgb", {"image": self._prepare_rgb}, lambda _, error: self._on_frame_error("rgb", error)),
             "depth": Worker("depth", {"image": self._prepare_depth}, lambda _, e: self._on_frame_error("depth", e)),
@@ -105,6 +104,7 @@ class S1Controller(ManagedNode):
                 "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
             ),
         }
+        self._make_interfaces(parameters, by_clearance)
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
 

@@ -77,6 +77,10 @@ class S2Planner(ManagedNode):
         self._planning_time, self._latency = LatencyWindow(256), LatencyWindow(256)
         self._stages: dict[str, float] = {}
         self._publishing = threading.Lock()
+        # Before the subscriptions: a latched instruction comes at once.
+        self._worker = Worker(
+            "planning", {"instruction": self._start_episode, "frame": self._plan}, self._on_worker_error
+        )
 
         self._plan_publisher = self.managed_publisher(S2Plan, "s2/plan", qos.LATCHED)
         self._debug_publisher = self.managed_publisher(Image, "s2/debug_image", qos.DEFAULT)
@@ -89,9 +93,6 @@ class S2Planner(ManagedNode):
         self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self.managed_subscription(ControllerState, "s1/state", self._on_controller_state, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
-        self._worker = Worker(
-            "planning", {"instruction": self._start_episode, "frame": self._plan}, self._on_worker_error
-        )
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
 

@@ -1,0 +1,419 @@
+"""The s2_planner node with real messages and a small real checkpoint: what it publishes, and what it refuses."""
+
+from __future__ import annotations
+
+import array
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
+
+from dual_nav_util import images, qos
+from dual_nav_util.stamps import to_nanoseconds, to_stamp
+from dual_nav_util.testing import Graph
+from nav_msgs_ext.msg import ControllerState, S2Plan
+from s2_planner_node.node import S2Planner
+
+WIDTH, HEIGHT = 160, 120
+SUCCESS = TransitionCallbackReturn.SUCCESS
+
+
+def make_checkpoint(folder: Path, *answers: str) -> Path:
+    command = [sys.executable, "-m", "dual_nav_training.random_checkpoint", str(folder), "--answers", *answers]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """Looks down, then gives a pixel goal."""
+    return make_checkpoint(tmp_path_factory.mktemp("pixel") / "model", "↓", "100 80")
+
+
+@pytest.fixture(scope="session")
+def stopping_model(tmp_path_factory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("stop") / "model", "STOP")
+
+
+class World:
+    """A camera, a person and a controller beside the node, and what the node tells them."""
+
+    def __init__(self, graph: Graph, model: Path, **parameters) -> None:
+        self.graph = graph
+        self.plans: list[S2Plan] = graph.listen(S2Plan, "s2/plan", qos.LATCHED)
+        self.compressed = parameters.get("rgb_transport") == "compressed"
+        tester = graph.tester
+        kind = CompressedImage if self.compressed else Image
+        self._rgb = tester.create_publisher(kind, "rgb", qos.NEWEST_FRAME)
+        self._look_down = tester.create_publisher(kind, "rgb_look_down", qos.NEWEST_FRAME)
+        self._instruction = tester.create_publisher(String, "instruction", qos.LATCHED)
+        self._state = tester.create_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
+        self.pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        self.stamps: list[int] = []
+        defaults = {"model": str(model), "torch_threads": 1, "plan_step_gap": 1}
+        self.node = graph.make(S2Planner, **(defaults | parameters))
+        assert self.node.trigger_configure() == SUCCESS
+        assert self.node.trigger_activate() == SUCCESS
+        graph.wait_for(lambda: self._rgb.get_subscription_count(), "subscription to rgb")
+        graph.wait_for(lambda: self._instruction.get_subscription_count(), "subscription to instruction")
+
+    def instruct(self, text: str) -> None:
+        self._instruction.publish(String(data=text))
+
+    def frame(self, image=None, stamp: int | None = None) -> None:
+        stamp = time.time_ns() if stamp is None else stamp
+        image = image or images.image_from_array(self.pixels, "rgb8", Header())
+        image.header = Header(stamp=to_stamp(stamp), frame_id="camera")
+        self._rgb.publish(image)
+        self.stamps.append(stamp)
+
+    def look_down_frame(self, size: tuple[int, int]) -> None:
+        pixels = np.zeros((*size, 3), np.uint8)
+        message = images.image_from_array(pixels, "rgb8", Header(stamp=to_stamp(time.time_ns())))
+        self._look_down.publish(message)
+
+    def report_state(self, **fields) -> None:
+        self._state.publish(ControllerState(**fields))
+
+    def run(self, seconds: float, image=None) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.frame(image)
+            time.sleep(0.03)
+
+    def run_until(self, condition, what: str, timeout: float = 15.0):
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.frame()
+            time.sleep(0.03)
+            value = condition()
+            if value:
+                return value
+        raise AssertionError(f"{what}: not within {timeout} s; {self.graph.report()}")
+
+    def said(self, part: str) -> bool:
+        return part in self.graph.report()
+
+
+@pytest.fixture
+def graph():
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def world(graph, model) -> World:
+    return World(graph, model)
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+
+
+def test_an_instruction_and_frames_become_plans_with_the_stamps_of_their_frames(world):
+    world.run(0.3)
+    assert not world.plans
+    world.instruct("Go to the door and stop.")
+    world.run_until(lambda: len(world.plans) >= 3, "plans")
+    first = world.plans[0]
+    assert first.kind == S2Plan.KIND_TRAJ_LATENTS
+    assert (first.pixel_goal_column, first.pixel_goal_row, first.answer) == (100, 80, "100 80")
+    assert (first.image_width, first.image_height, first.look_down) == (WIDTH, HEIGHT, True)
+    assert list(first.traj_latents_shape) == [1, 4, 64]
+    assert np.isfinite(first.traj_latents).all()
+    assert first.inference_time > 0.0
+    assert {to_nanoseconds(plan.header.stamp) for plan in world.plans} <= set(world.stamps)
+    assert {plan.header.frame_id for plan in world.plans} == {"camera"}
+    assert [plan.plan_number for plan in world.plans[:3]] == [0, 1, 2]
+    assert len({plan.episode_id for plan in world.plans}) == 1
+
+
+def test_an_instruction_given_before_the_planner_starts_is_still_carried_out(graph, model):
+    publisher = graph.tester.create_publisher(String, "instruction", qos.LATCHED)
+    publisher.publish(String(data="Go to the door."))
+    world = World(graph, model)
+    world.run_until(lambda: world.plans, "a plan")
+
+
+def test_the_look_down_image_of_the_second_camera_is_used_when_there_is_one(graph, model):
+    world = World(graph, model, use_look_down=True)
+    world.instruct("Go to the door.")
+
+    def plan_on_it():
+        world.look_down_frame((90, 112))
+        return [plan for plan in world.plans if (plan.image_width, plan.image_height) == (112, 90)]
+
+    world.run_until(plan_on_it, "a plan on the look-down image")
+
+
+def test_compressed_images_by_parameter(graph, model):
+    import cv2
+
+    world = World(graph, model, rgb_transport="compressed")
+    data = array.array("B", cv2.imencode(".jpg", world.pixels)[1].tobytes())
+    world.instruct("Go to the door.")
+    end = time.monotonic() + 15
+    while not world.plans and time.monotonic() < end:
+        world.frame(CompressedImage(format="jpeg", data=data))
+        time.sleep(0.03)
+    assert world.plans
+
+
+def test_stop_ends_the_planning_until_a_new_instruction(graph, stopping_model):
+    world = World(graph, stopping_model)
+    world.instruct("Stand still.")
+    world.run_until(lambda: world.plans, "the stop")
+    assert list(world.plans[0].actions) == [S2Plan.ACTION_STOP]
+    world.run(0.8)
+    assert len(world.plans) == 1
+    world.instruct("Stand still again.")
+    world.run_until(lambda: len(world.plans) == 2, "the next episode")
+    assert world.plans[1].episode_id > world.plans[0].episode_id
+    assert world.plans[1].plan_number == 0
+
+
+def test_a_new_instruction_stops_the_robot_and_discards_the_plan_being_made(world, monkeypatch):
+    world.instruct("Go left.")
+    world.run_until(lambda: world.plans, "plans")
+    started, release = threading.Event(), threading.Event()
+    real_step = world.node._planner.step
+
+    def slow_step(*arguments):
+        plan = real_step(*arguments)
+        started.set()
+        release.wait(5.0)
+        return plan
+
+    monkeypatch.setattr(world.node._planner, "step", slow_step)
+    world.run_until(started.is_set, "an inference under way")
+    old = world.plans[-1].episode_id
+    known = len(world.plans)
+    world.instruct("Go right.")
+    world.graph.wait_for(lambda: len(world.plans) > known, "the order to stop")
+    assert (world.plans[-1].episode_id, list(world.plans[-1].actions)) == (old, [S2Plan.ACTION_STOP])
+    known = len(world.plans)
+    release.set()
+    world.run_until(lambda: len(world.plans) > known, "a plan of the new episode")
+    assert {plan.episode_id for plan in world.plans[known:]} == {old + 1}
+    assert world.plans[known].plan_number == 0
+
+
+def test_mode_sync_waits_until_the_controller_has_used_up_the_plan(graph, model):
+    world = World(graph, model, mode="sync")
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.plans, "the first plan")
+    followed = {"episode_id": world.plans[0].episode_id, "plan_number": 0}
+    for _ in range(10):
+        world.report_state(**followed, state=ControllerState.FOLLOWING, actions_left=2)
+        world.run(0.1)
+    assert len(world.plans) == 1
+    world.report_state(**followed, state=ControllerState.IDLE)
+    world.run_until(lambda: len(world.plans) == 2, "the second plan")
+
+
+def test_the_debug_image_is_made_only_while_somebody_listens(world, monkeypatch):
+    made = []
+    real_draw = sys.modules["s2_planner_node.node"].draw_plan
+    monkeypatch.setattr("s2_planner_node.node.draw_plan", lambda *a: made.append(1) or real_draw(*a))
+    world.instruct("Go to the door.")
+    world.run_until(lambda: len(world.plans) > 2, "plans")
+    assert not made
+    pictures = world.graph.listen(Image, "s2/debug_image", qos.DEFAULT)
+    world.run_until(lambda: pictures, "a debug image")
+    assert (pictures[0].width, pictures[0].height, pictures[0].encoding) == (WIDTH, HEIGHT, "rgb8")
+    assert to_nanoseconds(pictures[0].header.stamp) in world.stamps
+
+
+def test_reset_stops_the_robot_and_waits_for_an_instruction(world):
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.plans, "plans")
+    client = world.graph.tester.create_client(Trigger, "s2_planner/reset")
+    assert client.wait_for_service(5.0)
+    future = client.call_async(Trigger.Request())
+    world.graph.wait_for(future.done, "the answer of reset")
+    assert future.result().success
+    world.graph.wait_for(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
+    known = len(world.plans)
+    world.run(0.5)
+    assert len(world.plans) == known
+
+
+def test_deactivation_stops_the_robot(world):
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.plans, "plans")
+    assert world.node.trigger_deactivate() == SUCCESS
+    world.graph.wait_for(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
+
+
+# ------------------------------------------------------------------------------------------------ what it refuses
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "instruction refused: instruction is empty"),
+        ("  \n", "instruction refused: instruction is empty"),
+        ("go " * 34_000, "instruction refused: instruction is 102000 bytes long, allowed are 4096"),
+        ("go <image> there", "instruction refused: instruction contains '<image>'"),
+    ],
+)
+def test_an_unusable_instruction_is_one_clear_error_and_stops_the_robot(world, text, message):
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.plans, "plans")
+    world.instruct(text)
+    world.run_until(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
+    world.run_until(lambda: world.said(message), f"{message!r} in diagnostics")
+    known = len(world.plans)
+    world.run(0.5)
+    assert len(world.plans) == known
+    assert world.node.incidents.count("instruction") == 1
+    world.instruct("Go to the window.")
+    world.run_until(lambda: len(world.plans) > known, "a plan after the next instruction")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 0, "data": array.array("B")}, "rgb: rgb8 image of 160x0 has no pixels"),
+        ({"data": array.array("B", bytes(99))}, "rgb: rgb8 image of 160x120 with step 480 needs 57600 bytes of data"),
+        ({"encoding": "bayer_rggb8"}, "rgb: encoding 'bayer_rggb8' is not supported for colour"),
+    ],
+)
+def test_an_unusable_image_is_one_clear_error_and_no_plan(world, changes, message):
+    world.instruct("Go to the door.")
+    image = images.image_from_array(world.pixels, "rgb8", Header())
+    for name, value in changes.items():
+        setattr(image, name, value)
+    world.run(1.2, image)
+    world.graph.wait_for(lambda: world.said(f"planning failed: {message}"), f"{message!r} in diagnostics")
+    assert not world.plans
+    world.run_until(lambda: world.plans, "a plan on a good image")
+
+
+def test_an_answer_that_is_no_plan_is_reported_with_its_text_and_nothing_is_published(graph, tmp_path):
+    world = World(graph, make_checkpoint(tmp_path / "model", "7"))
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.said("planning failed: answer '7' has a single number"), "the error")
+    assert not world.plans
+
+
+def test_stamps_that_begin_anew_start_the_episode_again_with_an_empty_history(world):
+    world.instruct("Go to the door.")
+    world.run_until(lambda: len(world.plans) > 3, "plans")
+    old = world.plans[0].episode_id
+    start = time.time_ns() - 20 * 10**9
+    for index in range(100):
+        world.frame(stamp=start + index * 33_000_000)
+        time.sleep(0.03)
+        if world.plans[-1].episode_id > old:
+            break
+    assert world.plans[-1].episode_id == old + 1
+    assert world.node._planner.frames_in_episode < 4
+    world.graph.wait_for(lambda: world.said("stamps went back by"), "the jump in diagnostics")
+
+
+def test_a_controller_that_falls_silent_is_said(world):
+    world.graph.wait_for(lambda: world.said("s1/state: nothing received yet"), "diagnostics")
+    world.report_state(state=ControllerState.IDLE)
+    world.run_until(lambda: world.said("s1/state: silent for"), "diagnostics")
+    assert world.graph.diagnostics["s2_planner: inputs"].level == DiagnosticStatus.ERROR
+
+
+# -------------------------------------------------------------------------------------------------- configuration
+
+
+def failed_configuration(graph: Graph, **parameters) -> str:
+    node = graph.make(S2Planner, **parameters)
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    status = graph.wait_for(lambda: graph.diagnostics.get("s2_planner: life cycle"), "diagnostics")
+    assert status.level == DiagnosticStatus.ERROR
+    return status.message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "parameter 'model' is empty"),
+        ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"plan_step_gap": 0}, "parameter 'plan_step_gap' is 0: must be 1 … 10000 frames"),
+        ({"mode": "fast"}, "parameter 'mode' is 'fast': must be one of 'sync', 'partial_async'"),
+        ({"model": "x", "num_history": 8, "history_capacity": 9}, "history_capacity is 9"),
+    ],
+)
+def test_an_invalid_parameter_fails_configuration_by_name_value_and_what_is_allowed(graph, parameters, message):
+    assert message in failed_configuration(graph, **parameters)
+
+
+def edited_checkpoint(model: Path, folder: Path, prefix: str) -> tuple[Path, str]:
+    """A copy of the checkpoint and the file in which keys of the prefix lie."""
+    copy = shutil.copytree(model, folder)
+    weight_map = json.loads((copy / "model.safetensors.index.json").read_text())["weight_map"]
+    return copy, next(file for key, file in weight_map.items() if key.startswith(prefix))
+
+
+def test_a_missing_shard_fails_configuration_by_its_name(graph, model, tmp_path):
+    folder, shard = edited_checkpoint(model, tmp_path / "model", "model.layers.")
+    (folder / shard).unlink()
+    assert shard in failed_configuration(graph, model=str(folder))
+
+
+def test_missing_latent_queries_fail_configuration_by_their_name(graph, model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder, shard = edited_checkpoint(model, tmp_path / "model", "model.latent_queries")
+    tensors = load_file(folder / shard)
+    del tensors["model.latent_queries"]
+    save_file(tensors, folder / shard, metadata={"format": "pt"})
+    index_path = folder / "model.safetensors.index.json"
+    index = json.loads(index_path.read_text())
+    del index["weight_map"]["model.latent_queries"]
+    index_path.write_text(json.dumps(index))
+    assert "model.latent_queries is missing" in failed_configuration(graph, model=str(folder))
+
+
+# ------------------------------------------------------------------------------------------------------ the process
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_process_ends_cleanly_on_a_signal_and_survives_a_failed_configuration(model, end):
+    for path, expected in ((str(model), "loaded in"), ("/nowhere/at/all", "configuration failed: /nowhere/at/all")):
+        command = [sys.executable, "-m", "s2_planner_node.main", "--ros-args", "-p", "autostart:=true"]
+        process = subprocess.Popen([*command, "-p", f"model:={path}"], stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if expected in line:
+                break
+        process.send_signal(end)
+        rest = process.communicate(timeout=20)[1]
+        assert expected in "".join(said)
+        assert process.returncode == 0
+        assert "Traceback" not in rest
+
+
+def test_a_signal_during_the_imports_ends_the_process_without_a_traceback():
+    process = subprocess.Popen([sys.executable, "-m", "s2_planner_node.main"], stderr=subprocess.PIPE, text=True)
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) & 1 << (signal.SIGTERM - 1):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)  # signals are taken care of from here on, and the imports have begun
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    assert "Traceback" not in said
