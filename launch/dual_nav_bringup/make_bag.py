@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -25,6 +26,20 @@ START_NS = 1_700_000_000 * SECOND
 ODOMETRY_HZ = 50.0
 CAMERA = "/camera/color"
 DEPTH = "/camera/aligned_depth_to_color/image_raw"
+_NO_LIMIT = QosTime(9223372036, 854775807)
+# As the drivers would have offered them; ros2 bag play offers the same again.
+STREAM = Qos(
+    QosHistory.KEEP_LAST,
+    10,
+    QosReliability.RELIABLE,
+    QosDurability.VOLATILE,
+    _NO_LIMIT,
+    _NO_LIMIT,
+    QosLiveliness.AUTOMATIC,
+    _NO_LIMIT,
+    False,
+)
+LATCHED = STREAM._replace(depth=1, durability=QosDurability.TRANSIENT_LOCAL)
 COMPRESSIONS = ("none", "message", "file", "chunk")
 
 
@@ -90,7 +105,12 @@ def write_bag(
             "/odom": "nav_msgs/msg/Odometry",
             "/instruction": "std_msgs/msg/String",
         }
-        connections = {name: writer.add_connection(name, kind, typestore=types) for name, kind in kinds.items()}
+        connections = {
+            name: writer.add_connection(
+                name, kind, typestore=types, offered_qos_profiles=[LATCHED if name == "/instruction" else STREAM]
+            )
+            for name, kind in kinds.items()
+        }
         rgb_topic = next(iter(kinds))
 
         def write(topic: str, stamp_ns: int, message: object) -> None:
