@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,7 +38,8 @@ from dual_nav_util.dds import image_transport_warnings
 
 NODES = ("s2_planner", "s1_controller")
 STOP_SECONDS = 20.0  # the runner needs at most 15 s to end its processes
-SHOWN_LOG = ("[WARN]", "[ERROR]", "[FATAL]", "Traceback", "Error:", "] -- ")
+# Of the nodes' log: warnings, errors, and what the runner says about them (started, killed, ended).
+SHOWN_LOG = re.compile(r"\[WARN\]|\[ERROR\]|\[FATAL\]|Traceback|Error:|\] +-- ")
 
 
 class ReplayError(Exception):
@@ -137,7 +139,7 @@ class System:
             for line in self._popen.stdout:
                 sink.write(line)
                 sink.flush()
-                if any(mark in line for mark in SHOWN_LOG):
+                if SHOWN_LOG.search(line):
                     self._show(line.rstrip())
 
     def ended(self) -> int | None:
