@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace: source scripts/env.sh")
@@ -162,6 +163,18 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
     assert summary["plans"] > 0
     assert len(processes) == 2
     assert not [process for process in processes if process.is_running()]
+
+
+def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor):
+    command = [*REPLAY, "--bag", corridor, "--model", model, "--out", tmp_path / "result", "--loop", "100"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 60
+        while len(processes := [process for name in NODES for process in node_processes(name)]) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        run.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
 
 
 def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_path, corridor):
