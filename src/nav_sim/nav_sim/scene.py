@@ -450,14 +450,19 @@ def build_spec(flat: Flat, look: str, camera: Camera, movers: Sequence[Mover] = 
 
 
 def load_scene(flat: Flat, look: str, camera: Camera, movers: Sequence[Mover] = ()) -> mujoco.MjModel:
-    """The compiled scene, from the cache below the state folder where it was built before."""
-    identity = repr((_VERSION, mujoco.__version__, flat.fingerprint(), look, camera, tuple(movers)))
-    if look == "furniture":
-        identity += repr(furniture.catalogue())
-    folder = state_folder() / "scenes"
-    cached = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.mjb"
+    """The compiled scene; one with furniture from the cache below the state folder, if it was built before."""
+    if look == "plain":
+        return build_spec(flat, look, camera, movers).compile()
+    parts = (_VERSION, mujoco.__version__, flat.fingerprint(), camera, tuple(movers), furniture.catalogue())
+    name = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    cached = state_folder() / "scenes" / f"{name}.mjb"
     if cached.is_file():
-        return mujoco.MjModel.from_binary_path(str(cached))
+        try:
+            model = mujoco.MjModel.from_binary_path(str(cached))
+            os.utime(cached)
+            return model
+        except (ValueError, RuntimeError, OSError):  # cut off by a full disk, or removed at this moment
+            cached.unlink(missing_ok=True)
     model = build_spec(flat, look, camera, movers).compile()
     _store(model, cached)
     return model
@@ -467,7 +472,7 @@ CACHE_BYTES = 2_000_000_000
 
 
 def _store(model: mujoco.MjModel, path: Path) -> None:
-    """Write a scene to the cache, and drop the oldest ones when the cache is full."""
+    """Write a scene to the cache, and drop those not used for longest when the cache is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     mujoco.mj_saveModel(model, str(partial), None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from nav_sim.camera import Camera
-from nav_sim.scene import build_spec
+from nav_sim.scene import build_spec, load_scene
 from nav_sim.simulator import Config, Simulator
 from nav_sim.worlds import COLOURS, FURNISHING, MOVABLE, make_flat
 
@@ -87,3 +87,21 @@ def test_a_painted_item_looks_like_its_colour(rendering):
     ]
     others = [channel for channel in range(3) if channel not in strongest]
     assert min(patch[strongest]) > max(patch[others]) + 10, (item.name, patch)
+
+
+@models
+def test_a_scene_comes_from_the_cache_and_a_broken_one_is_built_again(tmp_path, monkeypatch):
+    archives = furniture.archives_folder()
+    monkeypatch.setenv("NAV_SIM_STATE", str(tmp_path))
+    monkeypatch.setattr(furniture, "archives_folder", lambda: archives)
+    flat = make_flat(6)
+    built = load_scene(flat, "furniture", Camera())
+    (cached,) = (tmp_path / "scenes").glob("*.mjb")
+    again = load_scene(flat, "furniture", Camera())
+    assert (built.mesh_vert == again.mesh_vert).all()
+    assert (built.tex_data == again.tex_data).all()
+    cached.write_bytes(cached.read_bytes()[:10_000])
+    assert load_scene(flat, "furniture", Camera()).ngeom == built.ngeom
+    assert cached.stat().st_size > 100_000
+    load_scene(flat, "furniture", Camera(height=0.8))
+    assert len(list((tmp_path / "scenes").glob("*"))) == 2

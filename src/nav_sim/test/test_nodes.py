@@ -139,7 +139,11 @@ def test_the_oracles_solve_an_episode_over_dds(rendering, domain, wait_for):
     got = listener.got
     world = ("look:=plain", "rate:=3.0", f"wait_for:={wait_for}", "plan_step_gap:=10")
     episode = f"episode:={EPISODE}"
-    with process("oracle_s2", episode), process("oracle_s1", episode), process("nav_sim", episode, *world):
+    with (
+        process("oracle_s2", episode),
+        process("oracle_s1", episode, "control_rate:=60.0"),
+        process("nav_sim", episode, *world),
+    ):
         arrived = ControllerState.ARRIVED
         listener.until(
             lambda: got["s1__state"] and got["s1__state"][-1].state == arrived, "the robot does not arrive"
