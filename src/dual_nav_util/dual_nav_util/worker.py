@@ -22,7 +22,6 @@ class Worker:
         name: of the thread, for debuggers and `top -H`.
         functions: what to do with an item of each lane.
         on_error: called in the worker's thread.
-        on_start: called once in the worker's thread before the first item (thread-local settings).
     """
 
     def __init__(
@@ -30,11 +29,9 @@ class Worker:
         name: str,
         functions: Mapping[str, Callable[[Any], None]],
         on_error: Callable[[str, Exception], None],
-        on_start: Callable[[], None] | None = None,
     ) -> None:
         self._functions = dict(functions)
         self._on_error = on_error
-        self._on_start = on_start
         self._inbox = Latest()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -60,8 +57,6 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if self._on_start is not None:
-            self._on_start()
         while (taken := self._inbox.take()) is not None:
             lane, item = taken
             try:

@@ -410,7 +410,7 @@ class S1Controller(ManagedNode):
         sensors.value("images without a partner", self._preparation.unpaired)
         sensors.latency("prepare", self._windows["prepare"])
 
-        publishers = self.count_publishers("s2/plan")
+        publishers = self.count_publishers(self.resolve_topic_name("s2/plan"))
         if publishers == 0:
             planner.warn("nobody publishes s2/plan")
         if ages.plan is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ from visualization_msgs.msg import MarkerArray
 
 from dual_nav_util import images, qos
 from dual_nav_util.stamps import to_nanoseconds, to_stamp
-from dual_nav_util.testing import Graph
+from dual_nav_util.testing import Graph, own_domain
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
 from s1_controller_node.node import S1Controller
 from s1_controller_node.policy import PolicyConfig, load_policy
@@ -55,10 +57,19 @@ def navdp(tmp_path_factory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("navdp") / "model", "navdp_async")
 
 
+def start_process(**parameters) -> subprocess.Popen:
+    """The node as people run it."""
+    command = [sys.executable, "-m", "s1_controller_node.main", "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    environment = os.environ | {"ROS_DOMAIN_ID": str(own_domain())}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+
 class Robot:
     """A camera, a base and a planner beside the node, and what the node tells them."""
 
-    def __init__(self, graph: Graph, model: Path, **parameters) -> None:
+    def __init__(self, graph: Graph, model: Path, process: bool = False, **parameters) -> None:
         self.graph = graph
         stamped = parameters.get("cmd_vel_stamped", False)
         self.commands = graph.listen(TwistStamped if stamped else Twist, "cmd_vel", qos.DEFAULT)
@@ -74,12 +85,16 @@ class Robot:
         self.depth_pixels = np.full((HEIGHT, WIDTH), 2000, np.uint16)
         self.episode, self.plans, self.offset_ns = time.time_ns(), 0, 0
         self.stamps: list[int] = []
-        defaults = {"model": str(model), "num_samples": 4, "torch_threads": 1, "plan_timeout": 2.0}
-        self.node = graph.make(S1Controller, **(defaults | parameters))
-        assert self.node.trigger_configure() == SUCCESS
-        assert self.node.trigger_activate() == SUCCESS
-        graph.wait_for(lambda: self._rgb.get_subscription_count(), "subscription to rgb")
+        defaults = {"model": str(model), "num_samples": 4, "torch_threads": 1, "plan_timeout": 10.0}
+        if process:
+            self.process = start_process(autostart=True, **(defaults | parameters))
+        else:
+            self.node = graph.make(S1Controller, **(defaults | parameters))
+            assert self.node.trigger_configure() == SUCCESS
+            assert self.node.trigger_activate() == SUCCESS
+        graph.wait_for(lambda: self._rgb.get_subscription_count(), "subscription to rgb", timeout=60.0)
         graph.wait_for(lambda: self._odometry.get_subscription_count(), "subscription to odom")
+        graph.wait_for(lambda: self.commands, "commands")
 
     def now(self) -> int:
         return time.time_ns() + self.offset_ns
@@ -187,7 +202,7 @@ def test_a_plan_with_latents_becomes_paths_placed_in_odom_with_the_stamps_of_the
     state = next(state for state in reversed(robot.states) if state.plan_number == 0 and state.latency)
     assert state.episode_id == robot.episode
     assert to_nanoseconds(state.header.stamp) in robot.stamps
-    assert 0.0 < state.latency < 1.0
+    assert 0.0 < state.latency < 5.0
     assert {to_nanoseconds(message.header.stamp) for message in robot.actions} <= set(robot.stamps)
 
 
@@ -220,7 +235,6 @@ def test_discrete_actions_of_the_planner_are_driven_and_announced(robot):
 
 def test_stamped_commands_by_parameter(graph, nextdit):
     robot = Robot(graph, nextdit, cmd_vel_stamped=True, base_frame="base")
-    graph.wait_for(lambda: robot.commands, "commands")
     header = robot.commands[0].header
     assert header.frame_id == "base"
     assert abs(to_nanoseconds(header.stamp) - time.time_ns()) < 5e9
@@ -310,7 +324,7 @@ def test_a_frame_from_the_future_is_refused(robot):
         ({"traj_latents": array.array("f", [float("nan")] * 256)}, "traj_latents has 256 NaN", True),
         ({"traj_latents": array.array("f", [0.0] * 255)}, "has 255 values, expected 256", True),
         ({"age": -60.0}, "s in the future (future_tolerance 0.5 s)", False),
-        ({"age": 60.0}, "s old (plan_timeout 2.0 s)", False),
+        ({"age": 60.0}, "s old (plan_timeout 10.0 s)", False),
         ({"episode_id": 1}, "was seen before it", False),
     ],
 )
@@ -382,6 +396,17 @@ def test_deactivation_ends_with_a_zero_command_and_silence(robot):
     assert robot.node.trigger_activate() == SUCCESS
     robot.run(0.5)
     assert robot.stands()
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_the_process_ends_on_a_signal_with_a_zero_command_and_without_a_traceback(graph, nextdit, end):
+    robot = Robot(graph, nextdit, process=True)
+    robot.forward()
+    robot.process.send_signal(end)
+    said = robot.process.communicate(timeout=20)[1]
+    assert robot.process.returncode == 0
+    assert "Traceback" not in said
+    graph.wait_for(lambda: robot.speed() == 0.0, "a zero command at the end", timeout=0.5)
 
 
 def test_reset_forgets_plan_and_latch(robot):
