@@ -61,10 +61,10 @@ def test_summary_counts_frames_and_measures_from_their_publishing():
         (12.0, "s2_planner: inputs", 2, "silent"),
         (13.0, "s2_planner: inputs", 1, "late"),
     ]
-    summary = summarise(seen, FRAMES, {"s2_planner": [100.0, 120.0, 110.0], "s1_controller": []})
+    summary = summarise(seen, FRAMES, {"s2_planner": [100.0, 115.0, 120.0, 110.0, 110.0], "s1_controller": []})
     assert summary["frames"] == 10
     assert summary["nodes"]["s2_planner"]["processed"] == 2
-    assert summary["nodes"]["s2_planner"]["memory_mb"] == {"start": 100, "end": 110, "max": 120}
+    assert summary["nodes"]["s2_planner"]["memory_mb"] == {"start": 100, "warm": 115, "end": 110, "max": 120}
     assert summary["nodes"]["s1_controller"] == {"processed": 7, "dropped": 3, "received": None}
     assert summary["plan_kinds"] == {"traj_latents": 1, "actions": 1}
     assert summary["latency_ms"]["camera_to_plan"]["p50"] == 300.0
