@@ -21,7 +21,7 @@ from nav_sim.episodes import (
 from nav_sim.grid import CELL_M, grid_of, path_length
 from nav_sim.worlds import gap_squared, make_flat
 
-EPISODES = list(make_episodes("test", 5, 60))
+EPISODES = list(make_episodes("test", 5, 90))
 
 
 def words_of(family):
@@ -133,8 +133,16 @@ def test_a_relation_is_needed_and_true_of_one_object_only():
             assert episode.flat.rooms[items[goal].room].kind == room
             continue
         marks = [i for i, item in enumerate(items) if i not in alike and item.kind in episode.instruction]
-        near = [mark for mark in marks if gap_squared(items[goal], items[mark]) <= 60**2]
-        assert near, episode.instruction
+        described = [
+            i for i in alike if items[goal].name not in episode.instruction or items[i].name == items[goal].name
+        ]
+        true_of = [
+            mark
+            for mark in marks
+            if gap_squared(items[goal], items[mark]) <= 60**2
+            and all(gap_squared(items[i], items[mark]) >= 150**2 for i in described if i != goal)
+        ]
+        assert true_of, episode.instruction
 
 
 def test_a_route_leads_through_a_door_to_another_room():
