@@ -3,14 +3,17 @@
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from nav_sim.draw import Draw
 from nav_sim.episodes import (
     FAMILIES,
     MAX_DISTANCE,
     MIN_DISTANCE,
     SUCCESS_RADIUS,
+    _relation_tasks,
     footprint_distance,
     grammar,
     is_in_sight,
@@ -19,9 +22,9 @@ from nav_sim.episodes import (
     success_field,
 )
 from nav_sim.grid import CELL_M, grid_of, path_length
-from nav_sim.worlds import gap_squared, make_flat
+from nav_sim.worlds import Item, gap_squared, make_flat
 
-EPISODES = list(make_episodes("test", 5, 90))
+EPISODES = list(make_episodes("test", 5, 60))
 
 
 def words_of(family):
@@ -143,6 +146,23 @@ def test_a_relation_is_needed_and_true_of_one_object_only():
             and all(gap_squared(items[i], items[mark]) >= 150**2 for i in described if i != goal)
         ]
         assert true_of, episode.instruction
+
+
+def test_next_to_is_not_said_where_it_is_true_of_two():
+    flat = make_flat(1)
+    room = flat.rooms[-1].inside  # the corridor, long enough
+    middle = (room.y0 + room.y1) // 2
+    sofa = Item("sofa", "black", "sofa_1", len(flat.rooms) - 1, room.x0 + 300, middle, 0, 194, 76, 80)
+    near = Item("stool", "red", "stool_2", sofa.room, sofa.x - 97 - 40, middle, 0, 36, 36, 78)
+    other_side = replace(near, x=sofa.x + 97 + 40)
+    far = replace(near, x=sofa.x + 97 + 300)
+
+    def said(*items):
+        tasks = _relation_tasks(replace(flat, items=items), Draw(1))
+        return {(task.words["landmark"], task.goals) for task in tasks if task.templates == "next_to"}
+
+    assert said(sofa, near, far) in ({("sofa", (1,))}, {("black sofa", (1,))}, {("sofa", (1,)), ("black sofa", (1,))})
+    assert said(sofa, near, other_side) == set()
 
 
 def test_a_route_leads_through_a_door_to_another_room():
