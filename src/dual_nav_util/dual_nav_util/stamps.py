@@ -1,14 +1,16 @@
 """ROS time stamps as integer nanoseconds and back.
 
 Inside this project a stamp is always an ``int`` of nanoseconds: exact, ordered, and free of the clock types that
-refuse to be compared with each other. No ROS node is needed: only the message class is imported.
+refuse to be compared with each other. Plain Python: the message class is imported only where a message is made, so
+that models and training work without ROS.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from builtin_interfaces.msg import Time
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
 
 NANOSECONDS = 1_000_000_000
 _SECONDS_LIMIT = 2**31  # builtin_interfaces/Time holds int32 seconds
@@ -32,6 +34,8 @@ def to_stamp(nanoseconds: int) -> Time:
     Raises:
         ValueError: the stamp is negative or does not fit the message's 32-bit seconds.
     """
+    from builtin_interfaces.msg import Time
+
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
     if not 0 <= seconds < _SECONDS_LIMIT:
         raise ValueError(f"stamp {nanoseconds} ns is outside 0 … {_SECONDS_LIMIT} s")
