@@ -311,6 +311,17 @@ def test_stamps_that_begin_anew_forget_what_was_followed(robot):
     assert robot.stands()
 
 
+def test_a_frame_still_being_prepared_when_time_begins_anew_is_not_kept(robot):
+    robot.run(0.3)
+    node = robot.node
+    before, frame = node._time_number, node._ring.newest_until(robot.stamps[-1], 1)[0]
+    node.time_jumped("test")
+    node._keep(before, frame, time.perf_counter())
+    assert node._ring.newest_stamp_ns is None
+    node._keep(node._time_number, frame, time.perf_counter())
+    assert node._ring.newest_stamp_ns == frame.stamp_ns
+
+
 def test_a_frame_from_the_future_is_refused(robot):
     robot.run(0.3)
     robot.frame(stamp=time.time_ns() + 3_000_000_000)
