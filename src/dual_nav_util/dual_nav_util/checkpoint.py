@@ -215,9 +215,7 @@ class CheckpointFolder:
     def _require_in_shard(self, file: Path, wanted: Iterable[str], present: Iterable[str]) -> None:
         absent = set(wanted) - set(present)
         if absent:
-            raise CheckpointError(
-                f"{file}: lacks {len(absent)} keys that the index places here: {name_some(absent)}"
-            )
+            raise CheckpointError(f"{file}: lacks {len(absent)} keys that the index places here: {name_some(absent)}")
 
 
 def load_into(
@@ -266,9 +264,7 @@ def mismatches(
     if missing:
         problems.append(f"{len(missing)} missing keys: " + name_some(prefix + key for key in missing))
     if unexpected:
-        problems.append(
-            f"{len(unexpected)} unexpected keys: " + name_some(prefix + key for key in unexpected)
-        )
+        problems.append(f"{len(unexpected)} unexpected keys: " + name_some(prefix + key for key in unexpected))
     wrong = [key for key in expected.keys() & given.keys() if tuple(expected[key]) != tuple(given[key])]
     if wrong:
         named = (f"{prefix}{key} expected {tuple(expected[key])}, got {tuple(given[key])}" for key in wrong)
@@ -308,9 +304,7 @@ def _read_torch_file(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling errors of many kinds, also for files that want to run code
-        raise CheckpointError(
-            f"{file}: not readable as plain weights (weights_only=True): {error}"
-        ) from error
+        raise CheckpointError(f"{file}: not readable as plain weights (weights_only=True): {error}") from error
     # Trainers wrap the state dict; nothing else of the file is of interest.
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

@@ -20,9 +20,7 @@ def write_sharded(folder, shards, config=None):
     for name, tensors in shards.items():
         save_file(tensors, str(folder / name))
     weight_map = {key: name for name, tensors in shards.items() for key in tensors}
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps(config or {"model_type": "internvla_n1"}))
     return folder
 

@@ -36,9 +36,7 @@ class DinoV2Config:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"DinoV2Config.{name} must be a positive integer, got {value!r}")
         if self.dim % self.num_heads:
-            raise ValueError(
-                f"DinoV2Config.dim must be a multiple of num_heads {self.num_heads}, got {self.dim}"
-            )
+            raise ValueError(f"DinoV2Config.dim must be a multiple of num_heads {self.num_heads}, got {self.dim}")
 
 
 class LayerScale(nn.Module):
@@ -117,9 +115,7 @@ class DinoV2(nn.Module):
         self.config = config = config or DinoV2Config()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.position_grid**2 + 1, config.dim))
-        self.mask_token = nn.Parameter(
-            torch.zeros(1, config.dim)
-        )  # in the checkpoint, used only in its pre-training
+        self.mask_token = nn.Parameter(torch.zeros(1, config.dim))  # in the checkpoint, used only in its pre-training
         self.patch_embed = PatchEmbed(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
@@ -160,9 +156,7 @@ class DinoV2(nn.Module):
             ValueError: another rank, another channel count, or sides that are no multiple of the patch size.
         """
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"expected images (B, {self.config.in_channels}, H, W), got {tuple(images.shape)}"
-            )
+            raise ValueError(f"expected images (B, {self.config.in_channels}, H, W), got {tuple(images.shape)}")
         height, width = images.shape[-2:]
         self._check_size(height, width)
         x = self.patch_embed(images)
@@ -176,6 +170,4 @@ class DinoV2(nn.Module):
     def _check_size(self, height: int, width: int) -> None:
         patch = self.config.patch_size
         if height < patch or width < patch or height % patch or width % patch:
-            raise ValueError(
-                f"image sides must be multiples of {patch}, got height {height} and width {width}"
-            )
+            raise ValueError(f"image sides must be multiples of {patch}, got height {height} and width {width}")
