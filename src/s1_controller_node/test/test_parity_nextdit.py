@@ -64,9 +64,12 @@ class TestOneCall:
         case.check(stage, stages[stage], strict=True)
 
 
-@pytest.mark.parametrize("uses_images", [True, False], ids=["nextdit_async", "nextdit"])
 class TestSampling:
     """From images and latents to trajectories."""
+
+    @pytest.fixture(scope="class", params=[True, False], ids=["nextdit_async", "nextdit"])
+    def uses_images(self, request):
+        return request.param
 
     @pytest.fixture(scope="class")
     def setting(self, uses_images):
@@ -83,14 +86,14 @@ class TestSampling:
             return
         case.check(stage, got[stage], strict=True)
 
-    def test_time_steps(self, setting, uses_images):
+    def test_time_steps(self, setting):
         case, _, _ = setting
         timesteps, sigmas = flow_schedule(10)
         case.check("dit_timesteps", timesteps)
         assert sigmas[0] == 1
         assert sigmas[-1] == 0
 
-    def test_velocity_of_step_0(self, setting, uses_images):
+    def test_velocity_of_step_0(self, setting):
         case, model, got = setting
         noise = torch.from_numpy(case.inputs["initial_noise"])
         with torch.inference_mode():
@@ -99,13 +102,13 @@ class TestSampling:
         case.check("velocity_step0_uncond_cond", velocity.flatten(0, 1), strict=True)
 
     @pytest.mark.parametrize(("scale", "output"), [(1.0, "traj_guidance1"), (2.5, "traj_guidance2p5")])
-    def test_trajectories(self, setting, uses_images, scale, output):
+    def test_trajectories(self, setting, scale, output):
         case, model, got = setting
         noise = torch.from_numpy(case.inputs["initial_noise"])
         sampler = FlowMatchingSampler(model, guidance_scale=scale)
         case.check(output, sampler.sample(got["tokens"], 32, noise=noise), strict=True)
 
-    def test_trajectories_in_bfloat16(self, setting, uses_images):
+    def test_trajectories_in_bfloat16(self, setting):
         case, model, _ = setting
         half = copy.deepcopy(model).bfloat16()
         tokens = _conditions(case, half)["tokens"]
