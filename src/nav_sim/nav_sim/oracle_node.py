@@ -29,6 +29,7 @@ from .parameters import OracleParameters, episode_named
 from .simulator import Pose, yaw_of
 
 MEMORY = 400  # poses kept to look up those of frames
+POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
 ACKNOWLEDGE_TIMEOUT = 1.0  # seconds
 WAITING = (ControllerState.IDLE, ControllerState.STALE_PLAN)
 
@@ -52,6 +53,13 @@ class _OracleNode(ManagedNode):
         self._poses[self._newest_ns] = Pose(position.x, position.y, yaw_of(orientation.z, orientation.w))
         while len(self._poses) > MEMORY:
             del self._poses[next(iter(self._poses))]
+
+    def _pose_at(self, stamp_ns: int) -> Pose | None:
+        """The true pose at a stamp, or the nearest where that message was lost; None if there is none close by."""
+        nearest = min(self._poses, key=lambda known: abs(known - stamp_ns), default=None)
+        if nearest is None or abs(nearest - stamp_ns) > POSE_TOLERANCE_NS:
+            return None
+        return self._poses[nearest]
 
     def statuses(self) -> list[DiagnosticStatus]:
         status = self.status("oracle")
@@ -88,7 +96,8 @@ class OracleS2(_OracleNode):
     def _on_state(self, message: ControllerState) -> None:
         if (message.episode_id, message.plan_number) != (self._episode_id, self._plans - 1):
             # S1 answers a plan within a control period; this much later it must have refused it, or missed it.
-            if self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT:
+            unanswered = self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT
+            if unanswered and self._used_up_ns is None:
                 self._used_up_ns = self._newest_ns
             return
         self._following = message.state == ControllerState.FOLLOWING
@@ -102,7 +111,7 @@ class OracleS2(_OracleNode):
             return
         used_up = self._used_up_ns is not None and stamp_ns > self._used_up_ns
         renew = self._following and self._frames_since_plan >= self._settings.plan_step_gap
-        pose = self._poses.get(stamp_ns)
+        pose = self._pose_at(stamp_ns)
         if not (used_up or renew) or pose is None:
             return
         started = time.perf_counter()
@@ -150,7 +159,7 @@ class OracleS1(_OracleNode):
 
     def _on_plan(self, message: S2Plan) -> None:
         number = (message.episode_id, message.plan_number)
-        pose = self._poses.get(to_nanoseconds(message.header.stamp))
+        pose = self._pose_at(to_nanoseconds(message.header.stamp))
         if number <= self._newest_plan and self._newest_plan != (0, 0):
             return
         if pose is None or message.kind not in (KIND_ACTIONS, S2Plan.KIND_PIXEL_GOAL, S2Plan.KIND_TRAJ_LATENTS):
