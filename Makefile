@@ -29,7 +29,7 @@ replay: setup  ## both nodes on a recording: BAG=<rosbag2 folder> RATE=1.0 LOOP=
 	@$(WITH_ENV) python -m dual_nav_bringup.replay $(if $(BAG),--bag "$(BAG)") $(if $(RATE),--rate $(RATE)) \
 	  $(if $(LOOP),--loop $(LOOP)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-bench: setup  ## speed of both models against a plain implementation, and overhead of the runtime
+bench: setup  ## speed of both models against a plain implementation, overhead of the runtime: ARGS="s1 overhead"
 	@$(WITH_ENV) python bench/run.py $(ARGS)
 
 checkpoint: setup  ## random-weight checkpoint in the released layout: OUT=<folder> SIZE=tiny SYSTEM1=nextdit_async
