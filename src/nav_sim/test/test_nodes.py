@@ -17,12 +17,13 @@ from nav_msgs.msg import Odometry  # noqa: E402
 from nav_sim.episodes import make_episode  # noqa: E402
 from nav_sim.oracles import STOP  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import String, UInt32  # noqa: E402
 
 from dual_nav_util import images, qos  # noqa: E402
-from dual_nav_util.stamps import to_nanoseconds  # noqa: E402
+from dual_nav_util.stamps import to_nanoseconds, to_stamp  # noqa: E402
 from nav_msgs_ext.msg import ControllerState, S2Plan  # noqa: E402
 
 EPISODE = "test-0-object-0002"
@@ -173,3 +174,38 @@ def test_a_wrong_parameter_is_named_and_nothing_runs(domain):
     running.send_signal(signal.SIGINT)
     assert running.wait(20) == 0
     assert "parameter 'episode' is 'test-0-poem-0001'" in line
+
+
+def test_a_plan_that_the_controller_missed_is_made_again(domain):
+    from nav_sim.oracle_node import ACKNOWLEDGE_TIMEOUT, OracleS2
+
+    node = OracleS2()
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        start = make_episode("test", 0, "object", 0).start
+
+        def frame(number):
+            pose, info = Odometry(), CameraInfo()
+            pose.pose.pose.position.x, pose.pose.pose.position.y = start.x, start.y
+            pose.pose.pose.orientation.z = math.sin(start.yaw / 2)
+            pose.pose.pose.orientation.w = math.cos(start.yaw / 2)
+            pose.header.stamp = info.header.stamp = to_stamp(10**9 + number * 10**8)
+            node._on_pose(pose)
+            node._on_frame(info)
+
+        frame(0)
+        assert node._plans == 1
+        frame(1)
+        assert node._plans == 1  # S1 has not said anything yet
+        node._on_state(ControllerState())
+        frame(2)
+        assert node._plans == 1  # too early to call it missed
+        node._sent_at -= ACKNOWLEDGE_TIMEOUT
+        node._on_state(ControllerState())
+        node._on_state(ControllerState())
+        frame(3)
+        assert node._plans == 2
+    finally:
+        node.close()
+        node.destroy_node()
