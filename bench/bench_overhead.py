@@ -29,6 +29,17 @@ import numpy as np
 WIDTH, HEIGHT, CAMERA_RATE, ODOMETRY_RATE, PLAN_RATE = 640, 480, 30.0, 50.0, 2.0
 WARM_UP = 4.0  # s at the start that do not count: discovery, first calls of the model
 SAMPLES, STEPS = 4, 2  # enough to run every line of the sampler, few enough to be quick
+# What s1_controller counted since its start, to see on which way a frame was lost.
+COUNTS = (
+    "rgb received",
+    "depth received",
+    "rgb replaced by newer ones",
+    "depth replaced by newer ones",
+    "images without a partner",
+    "prepared received",
+    "frames replaced by newer ones",
+    "paths",
+)
 PROFILE = Path(__file__).resolve().parent.parent / "launch" / "config" / "fastdds.xml"
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
@@ -133,10 +144,11 @@ class Listener:
 
         def on_state(message: ControllerState) -> None:
             stamp = to_nanoseconds(message.header.stamp)
-            if stamp and message.state == ControllerState.FOLLOWING:
+            if stamp:
                 age = (time.time_ns() - stamp) * 1e-9
                 self.first_seen.setdefault(stamp, age)
-                self.ages.append(age)
+                if message.state == ControllerState.FOLLOWING:
+                    self.ages.append(age)
 
         def on_diagnostics(message: DiagnosticArray) -> None:
             for status in message.status:
@@ -214,6 +226,7 @@ def measure(arguments: argparse.Namespace, system1: str, profile: str) -> dict:
         "latency_ms": from_s1("camera to command"),
         "latency_outside_ms": (np.percentile(answered, (50, 95, 99)) * 1e3).tolist() if answered else [None] * 3,
         "oldest_frame_behind_a_command_ms": max(listener.ages, default=float("nan")) * 1e3,
+        "counts": {name: int(found[name]) for name in COUNTS if name in found},
         "errors": sorted(listener.failures),
         "exit_status": exit_status,
     }
@@ -258,7 +271,8 @@ def print_result(result: dict) -> None:
         f"    frames {result['frames']}, answered {result['answered']}, lost {result['lost_percent']:.2f} %; "
         f"oldest frame behind a command {result['oldest_frame_behind_a_command_ms']:.0f} ms"
     )
-    for error in result["errors"]:
+    print("    " + ", ".join(f"{name} {count}" for name, count in result["counts"].items()))
+    for error in result["errors"][:2]:
         print(f"    s1_controller reported: {error}")
 
 

@@ -133,7 +133,10 @@ class Controller:
     def path_ready(
         self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Callable[[], Sequence[Action]], now_ns: int
     ) -> np.ndarray | None:
-        """Follow a path sampled for a frame, unless its plan is not the newest any more.
+        """Follow a path sampled for a frame, unless its plan is not followed any more.
+
+        In mode partial_async a path of the plan before is still followed within one episode: it is from a newer
+        frame than the one at hand, and the first path of the new plan comes with the next frame.
 
         Args:
             path: (T+1, 3) in the robot frame of that frame.
@@ -147,7 +150,7 @@ class Controller:
             ValueError: the path holds NaN or infinite values; the robot stands.
         """
         with self._lock:
-            if task is not self._task:
+            if task is not self._task and not self._replaces_path_at_hand(task):
                 return None
             if not np.isfinite(path).all():
                 text = f"the sampled path has {int((~np.isfinite(path)).sum())} NaN or infinite values"
@@ -162,7 +165,7 @@ class Controller:
                 self._motion.follow_actions(actions())
             else:
                 self._motion.follow_path(path, image_pose)
-            self._sampled, self._hindrance = True, None
+            self._sampled, self._hindrance = task is self._task, None
             self._frame_stamp_ns = self._path_stamp_ns = frame_stamp_ns
             self._latency = seconds_between(frame_stamp_ns, now_ns)
             return image_pose
@@ -294,6 +297,11 @@ class Controller:
             return self._frames.find(plan.stamp_ns)
         except FrameNotFound as error:
             raise PlanRefused(f"{plan.label()} refused: {error}", malformed=False) from error
+
+    def _replaces_path_at_hand(self, task: Task) -> bool:
+        newest = self._task
+        same_episode = newest is not None and newest.plan.episode_id == task.plan.episode_id
+        return same_episode and self._mode == PARTIAL_ASYNC
 
     def _arrive(self, plan: AcceptedPlan) -> None:
         self._intake.stop_episode(plan.episode_id)

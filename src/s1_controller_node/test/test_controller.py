@@ -219,19 +219,32 @@ def test_a_path_that_arrives_after_stop_does_not_move_the_robot(robot):
     assert robot.command().twist == STANDSTILL
 
 
-def test_a_path_of_the_plan_before_is_discarded_and_the_one_at_hand_is_followed_on(robot):
+def test_a_path_of_the_plan_before_is_followed_until_the_new_plan_has_its_first(robot):
     robot.driving()
     old = robot.controller.task(robot.now)
     robot.tick()
     robot.send(plan_number=4)
     assert robot.command().twist.v > 0
+    assert robot.controller.path_ready(old, robot.now, STRAIGHT, tuple, robot.now) is not None
+    assert robot.command().frame_stamp_ns == robot.now
+    assert robot.controller.task(robot.now).plan.plan_number == 4
+
+
+def test_in_mode_sync_a_path_of_the_plan_before_is_discarded():
+    robot = Robot(mode=SYNC)
+    robot.tick(5)
+    robot.send()
+    old = robot.controller.task(robot.now)
+    robot.send(plan_number=4)
     assert robot.controller.path_ready(old, robot.now, STRAIGHT, tuple, robot.now) is None
 
 
 def test_a_new_episode_stops_the_path_of_the_old_one_at_once(robot):
     robot.driving()
+    old = robot.controller.task(robot.now)
     robot.send(episode_id=8, plan_number=0)
     assert robot.command().twist == STANDSTILL
+    assert robot.controller.path_ready(old, robot.now, STRAIGHT, tuple, robot.now) is None
 
 
 def test_discrete_actions_are_executed_and_counted_down(robot):
