@@ -285,6 +285,8 @@ def main() -> int:
             return 0
         check_machine(ros)
         make_environment(ros)
+        # What the simulator takes from the system's packages. It can do without, and says so itself.
+        subprocess.run([sys.executable, str(ROOT / "scripts" / "fetch_debian.py")], cwd=ROOT, check=False)
         build(ros)
     except SetupError as error:
         print(f"\nset-up: {error}", file=sys.stderr)
