@@ -34,14 +34,14 @@ def image_transport_warnings(rmw_identifier: str) -> list[str]:
     named = [f"{variable}={os.environ[variable]}" for variable in PROFILE_VARIABLES if os.environ.get(variable)]
     found = f"{max(sizes) // 1024} kB" if sizes else "none"
     return [
-        f"another DDS profile than dual_nav_bringup's config/fastdds.xml is in force ({', '.join(named) or 'none set'}): "
-        f"shared memory of this process: {found}, needed: {NEEDED_SEGMENT_BYTES // 1024} kB. Camera images will be "
+        f"another DDS profile than dual_nav_bringup's config/fastdds.xml is in force "
+        f"({', '.join(named) or 'none set'}): shared memory of this process: {found}, needed: {NEEDED_SEGMENT_BYTES // 1024} kB. Camera images will be "
         f"lost. Set {' and '.join(PROFILE_VARIABLES)} to the absolute path of that file in every process."
     ]
 
 
 def own_segment_sizes(open_files: Iterable[str]) -> list[int]:
-    """Bytes of the shared-memory data segments this process made, known by the lock files only their owner keeps open."""
+    """Bytes of the shared-memory segments this process made, known by the lock files only their owner keeps open."""
     names = {match.group(1) for path in open_files if (match := SEGMENT_LOCK.fullmatch(path))}
     return [path.stat().st_size for name in names if (path := Path("/dev/shm") / name).exists()]
 

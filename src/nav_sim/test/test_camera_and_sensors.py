@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from nav_sim.camera import TILT, Camera
 from nav_sim.sensors import DepthSensor
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from nav_sim.draw import Draw
 from nav_sim.episodes import (
     FAMILIES,

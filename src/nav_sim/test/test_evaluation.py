@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+
 from nav_sim.episodes import make_episode
 from nav_sim.evaluation import ResumeError, Settings, evaluate, run_episode, table
 from nav_sim.grid import path_length

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+
+from nav_sim import furniture
 from nav_sim.camera import Camera
 from nav_sim.scene import build_spec, load_scene
 from nav_sim.simulator import Config, Simulator
 from nav_sim.worlds import COLOURS, FURNISHING, MOVABLE, make_flat
-
-from nav_sim import furniture
 
 models = pytest.mark.skipif(
     furniture.archives_folder() is None,

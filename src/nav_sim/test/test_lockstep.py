@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from nav_sim.lockstep import CONTROLLER, FOLLOWING, NOBODY, PLANNER_AND_CONTROLLER, LockStep
 
 IDLE = 0

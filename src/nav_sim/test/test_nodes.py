@@ -14,8 +14,6 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
 from geometry_msgs.msg import Twist  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
-from nav_sim.episodes import make_episode  # noqa: E402
-from nav_sim.oracles import STOP  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
@@ -25,6 +23,8 @@ from std_msgs.msg import String, UInt32  # noqa: E402
 from dual_nav_util import images, qos  # noqa: E402
 from dual_nav_util.stamps import to_nanoseconds, to_stamp  # noqa: E402
 from nav_msgs_ext.msg import ControllerState, S2Plan  # noqa: E402
+from nav_sim.episodes import make_episode  # noqa: E402
+from nav_sim.oracles import STOP  # noqa: E402
 
 EPISODE = "test-0-object-0002"
 PATIENCE = 60.0  # seconds of a busy machine

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from nav_sim.draw import Draw
 from nav_sim.episodes import draw_start
 from nav_sim.scene import SceneError

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from nav_sim.draw import Draw
 from nav_sim.worlds import (
     APPROACH,
