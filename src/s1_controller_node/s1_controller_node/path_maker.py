@@ -90,8 +90,11 @@ class PathMaker:
 
 def pixel_in_camera_image(plan: AcceptedPlan, size: tuple[int, int]) -> tuple[float, float]:
     """The plan's pixel goal as (column, row) in the camera image of (width, height), which S2 may have resized."""
+    if plan.pixel_goal is None:
+        raise ValueError(f"{plan.label()} has no pixel goal, which this checkpoint needs")
+    # The middle of S2's pixel, on the scale of the camera's.
     column, row = (
-        min((place + 0.5) * camera / asked, camera - 0.5)
-        for place, asked, camera in zip(plan.pixel_goal or (0, 0), plan.image_size, size, strict=True)
+        (place + 0.5) * camera / asked
+        for place, asked, camera in zip(plan.pixel_goal, plan.image_size, size, strict=True)
     )
     return column, row

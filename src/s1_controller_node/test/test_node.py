@@ -24,7 +24,7 @@ from nav_msgs.msg import Path as PathMessage
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
@@ -204,6 +204,34 @@ def test_a_plan_with_latents_becomes_paths_placed_in_odom_with_the_stamps_of_the
     assert to_nanoseconds(state.header.stamp) in robot.stamps
     assert 0.0 < state.latency < 5.0
     assert {to_nanoseconds(message.header.stamp) for message in robot.actions} <= set(robot.stamps)
+
+
+def test_a_pixel_goal_without_latents_is_followed_by_a_standalone_navdp(graph, tmp_path):
+    robot = Robot(graph, make_checkpoint(tmp_path / "model", "navdp_standalone"))
+    paths = graph.listen(PathMessage, "s1/path", qos.DEFAULT)
+    robot.run(0.5)
+    robot.plan(kind=S2Plan.KIND_PIXEL_GOAL, traj_latents_shape=array.array("I"), traj_latents=array.array("f"))
+    robot.drive_until(lambda: len(paths) > 2, "paths")
+    assert len(paths[0].poses) == 25
+
+
+def test_selection_by_clearance_takes_depth_and_camera_info_also_for_a_model_without_depth(graph, nextdit):
+    robot = Robot(graph, nextdit, selection="clearance", camera_pitch=0.3)
+    paths = graph.listen(PathMessage, "s1/path", qos.DEFAULT)
+    robot.run(0.3)
+    robot.plan()
+    robot.drive_until(lambda: robot.said("needs obstacles"), "an error without camera_info")
+    assert robot.stands()
+    focal, centre = 100.0, (WIDTH / 2, HEIGHT / 2)
+    publisher = graph.tester.create_publisher(CameraInfo, "camera_info", qos.NEWEST_FRAME)
+    matrix = [focal, 0.0, centre[0], 0.0, focal, centre[1], 0.0, 0.0, 1.0]
+    message = CameraInfo(width=WIDTH, height=HEIGHT, k=matrix)
+
+    def with_camera_info():
+        publisher.publish(message)
+        return paths
+
+    robot.drive_until(with_camera_info, "paths")
 
 
 def test_paths_and_candidates_are_not_made_while_nobody_listens(robot, monkeypatch):
