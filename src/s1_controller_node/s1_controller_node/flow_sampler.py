@@ -16,9 +16,11 @@ from torch import Tensor
 from .checks import check_number, check_positive_int, check_shape, check_tensor
 from .nextdit import Condition, Modulations
 from .nextdit_model import ACTION_DIM, NextDiTModel
+from .packed_nextdit import packed_for_sampling
 from .sample_threads import SampleThreads
 
 NUM_TRAIN_TIMESTEPS = 1000
+_ROWS = 512  # trajectory tokens of one core: 16 of 32 samples of 32 steps
 
 
 def flow_schedule(num_steps: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +59,8 @@ class FlowMatchingSampler:
         self.guidance_scale = check_number("guidance_scale", guidance_scale)
         timesteps, sigmas = flow_schedule(model.config.num_inference_steps if num_steps is None else num_steps)
         self._step_sizes = torch.diff(sigmas).tolist()
-        self._velocity = torch.compile(model.velocity, dynamic=False) if compile else model.velocity
+        self._dit = model.dit if compile else packed_for_sampling(model.dit, _ROWS)
+        self._velocity = torch.compile(self._velocity_of, dynamic=False) if compile else self._velocity_of
         if cuda_graph and model.device.type != "cuda":
             raise ValueError(f"cuda_graph: expected a model on a CUDA device, got {model.device}")
         # One device computes all samples at once; the cores of a CPU take a slice of the samples each.
@@ -137,6 +140,10 @@ class FlowMatchingSampler:
         for step_size, modulation in zip(self._step_sizes, modulations.steps(), strict=True):
             x.add_(self.guided_velocity(x, modulation, condition), alpha=step_size)
         return x
+
+    def _velocity_of(self, x: Tensor, modulation: Modulations, condition: Condition) -> Tensor:
+        """As `NextDiTModel.velocity`, through the denoiser made for this device."""
+        return self.model.action_decoder(self._dit.denoise(self.model.embed_trajectories(x), modulation, condition))
 
     def guided_velocity(self, x: Tensor, modulation: Modulations, condition: Condition) -> Tensor:
         """Velocity (S, T, 3), float32, of one step after guidance."""

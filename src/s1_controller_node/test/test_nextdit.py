@@ -12,6 +12,8 @@ from nextdit_fixtures import TINY, one_thread, tiny_inputs, tiny_model  # noqa: 
 
 from s1_controller_node.flow_sampler import FlowMatchingSampler, flow_schedule
 from s1_controller_node.nextdit_model import NextDiTModelConfig
+from s1_controller_node.packed_linear import packing_works
+from s1_controller_node.packed_nextdit import packed_for_sampling
 from s1_controller_node.sample_threads import SampleThreads
 
 sys.path.insert(0, str(REPO / "bench"))
@@ -86,6 +88,24 @@ def test_slices_over_threads_equal_one_batch(model, tokens, threads):
         run = SampleThreads(threads)
         sliced = run(lambda part: sampler._run(part, condition, modulations), noise.clone())
     assert rel_l2(sliced, whole) <= _REL_L2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_layers_equal_the_models_own_and_leave_it_alone(dtype):
+    model = tiny_model().to(dtype).requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    packed = packed_for_sampling(model.dit, rows=12)
+    if packing_works(dtype):
+        assert packed is not model.dit
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, TINY.horizon, TINY.dit.dim, generator=generator).to(dtype)
+    with torch.inference_mode():
+        condition = model.dit.condition(torch.randn(2, 8, TINY.dit.condition_dim, generator=generator).to(dtype))
+        modulations = model.dit.modulations(model.dit.time_embedding(torch.tensor([900, 100])), condition.pooled)
+        own, other = (dit.denoise(x, modulations, condition).float() for dit in (model.dit, packed))
+    assert rel_l2(other, own) <= (_REL_L2 if dtype == torch.float32 else 0.02)
 
 
 def test_sample_threads_leave_torchs_number_of_threads_alone():
