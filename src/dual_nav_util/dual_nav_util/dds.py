@@ -35,8 +35,9 @@ def image_transport_warnings(rmw_identifier: str) -> list[str]:
     found = f"{max(sizes) // 1024} kB" if sizes else "none"
     return [
         f"another DDS profile than dual_nav_bringup's config/fastdds.xml is in force "
-        f"({', '.join(named) or 'none set'}): shared memory of this process: {found}, needed: {NEEDED_SEGMENT_BYTES // 1024} kB. Camera images will be "
-        f"lost. Set {' and '.join(PROFILE_VARIABLES)} to the absolute path of that file in every process."
+        f"({', '.join(named) or 'none set'}): shared memory of this process: {found}, "
+        f"needed: {NEEDED_SEGMENT_BYTES // 1024} kB. Camera images will be lost. "
+        f"Set {' and '.join(PROFILE_VARIABLES)} to the absolute path of that file in every process."
     ]
 
 
