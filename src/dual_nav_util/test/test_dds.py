@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from dual_nav_util.dds import image_transport_warnings
 
 PROFILE = Path(__file__).resolve().parents[3] / "launch" / "config" / "fastdds.xml"
