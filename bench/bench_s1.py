@@ -104,9 +104,9 @@ def navdp_case(options: argparse.Namespace) -> Case:
         drawn = plain_navdp.sample_dual(model, *(array.to(options.device) for array in arrays))
         return to_numpy(drawn[0] if isinstance(drawn, tuple) else drawn)
 
-    # Weights that a token meets in a step: self attention 4, cross attention 2, feed-forward 8 times width squared;
-    # the critic's pass over the result is one step more.
-    per_token = config.temporal_depth * 14 * config.token_dim**2
+    # Weights that a token meets in a step: self attention 4, feed-forward 8 times width squared (the projections of
+    # the cross attention move into its keys and values); the critic's pass over the result is one step more.
+    per_token = config.temporal_depth * 12 * config.token_dim**2
     tokens = options.samples * config.predict_size * (config.ddpm_train_steps + 1)
     with torch.inference_mode():
         arrays = (images.to(options.device), depths.to(options.device))
@@ -224,12 +224,13 @@ def count_operations(run: Callable[[], object]) -> int:
 
 def table(name: str, rows: dict) -> str:
     head = f"{name:<9} {'time [s]':>9} {'per second':>11} {'x plain':>8} {'promised':>9} {'rel. L2':>9}"
-    head += f" {'of matmul rate':>24}"
+    head += f" {'first call [s]':>15} {'of matmul rate':>24}"
     lines = [head, "-" * len(head)]
     for way, row in rows.items():
         line = f"{way:<9} {row['seconds']:9.3f} {1 / row['seconds']:11.2f}"
         if way != "plain":
             line += f" {row['ratio']:8.2f} {row['target']:9.1f} {row['rel_l2_to_plain']:9.1e}"
+            line += f" {row['first_call']:15.1f}"
             line += f" {row['matmul_share']:9.0%} of {row['matmul_gflops']:.0f} GFLOP/s"
         lines.append(line)
     return "\n".join(lines)
