@@ -78,6 +78,16 @@ def test_fixed_position_table_changes_nothing(model):
         assert torch.equal(fixed.encode_frames(images[0]), model.encode_frames(images[0]))
 
 
+def test_final_norm_has_the_published_epsilon(model):
+    """Hidden states of the vectors are too large to show it."""
+    x = torch.randn(1, 2, TINY.horizon, TINY.dit.dim, generator=torch.Generator().manual_seed(0)) * 1e-3
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    layer = model.dit.norm_out
+    with torch.inference_mode():
+        assert rel_l2(layer(x, torch.ones(1, TINY.dit.dim)), layer.linear_2(normed)) <= _REL_L2
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_slices_over_threads_equal_one_batch(model, tokens, threads):
     _, _, noise = tiny_inputs()

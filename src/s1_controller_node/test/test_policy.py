@@ -82,12 +82,13 @@ def test_the_goal_frame_is_encoded_once_per_plan(policy, monkeypatch):
     assert not np.array_equal(results[0].increments, results[1].increments)
 
 
-def test_a_new_plan_replaces_the_old_one(policy):
+@pytest.mark.parametrize(("seed", "offset"), [(5, 0.0), (0, 1.0)], ids=["goal frame", "latents"])
+def test_a_new_plan_replaces_the_old_one(policy, seed, offset):
     latents, _, noise = tiny_inputs()
     frame = policy.prepare(2, camera_image(1))
     policy.set_goal(Goal(policy.prepare(1, camera_image(0)), traj_latents=latents.numpy()))
     old = policy.sample(frame, noise=noise.numpy())
-    policy.set_goal(Goal(policy.prepare(1, camera_image(5)), traj_latents=latents.numpy() + 1))
+    policy.set_goal(Goal(policy.prepare(1, camera_image(seed)), traj_latents=latents.numpy() + np.float32(offset)))
     assert not np.array_equal(policy.sample(frame, noise=noise.numpy()).increments, old.increments)
 
 
