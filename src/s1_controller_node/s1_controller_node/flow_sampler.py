@@ -35,7 +35,8 @@ class FlowMatchingSampler:
     """Draws trajectories for one condition at a time.
 
     Args:
-        model: in evaluation mode; its device and dtype are the sampler's. The state stays float32.
+        model: in evaluation mode; its device and dtype are the sampler's. Its weights must not change
+            afterwards: parts of the result depend on them alone and are kept. The state stays float32.
         num_steps: Euler steps; None takes the checkpoint's own.
         guidance_scale: weight w of classifier-free guidance, v = u + w (c - u). At 1 the unconditional
             half cancels out exactly and is not computed.
