@@ -19,5 +19,10 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="S1 controller node.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["s1_controller = s1_controller_node.main:main"]},
+    entry_points={
+        "console_scripts": [
+            "s1_controller = s1_controller_node.main:main",
+            "cmd_vel_watchdog = s1_controller_node.main:watchdog",
+        ]
+    },
 )

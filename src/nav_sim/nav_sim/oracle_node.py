@@ -31,7 +31,6 @@ from .simulator import Pose, yaw_of
 MEMORY = 400  # poses kept to look up those of frames
 POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
 ACKNOWLEDGE_TIMEOUT = 1.0  # seconds
-WAITING = (ControllerState.IDLE, ControllerState.STALE_PLAN)
 
 
 class _OracleNode(ManagedNode):
@@ -101,8 +100,9 @@ class OracleS2(_OracleNode):
                 self._used_up_ns = self._newest_ns
             return
         self._following = message.state == ControllerState.FOLLOWING
-        if message.state in WAITING and message.actions_left == 0 and self._used_up_ns is None:
-            self._used_up_ns = self._newest_ns
+        standing = to_nanoseconds(message.frames_from)
+        if message.ask != ControllerState.ASK_NO and standing and self._used_up_ns is None:
+            self._used_up_ns = max(standing, self._newest_ns)
 
     def _on_frame(self, message: CameraInfo) -> None:
         stamp_ns = to_nanoseconds(message.header.stamp)
@@ -191,7 +191,8 @@ class OracleS1(_OracleNode):
         if self._controller.stopped:
             state.state = ControllerState.ARRIVED
         elif self._controller.done:
-            state.state = ControllerState.IDLE
+            state.state, state.ask = ControllerState.IDLE, ControllerState.ASK_USED_UP
+            state.frames_from = to_stamp(self._newest_ns)
         else:
             state.state = ControllerState.TURNING if self._turning else ControllerState.FOLLOWING
         state.actions_left = self._controller.actions_left

@@ -1,14 +1,14 @@
-"""The controller's state: what is followed, whether it may be driven, and the command of now.
+"""Plans and paths on their way to the motion layer, and what is said about its commands.
 
-Plain Python, no ROS and no tensors. The node feeds it what arrives and what the model makes of it, and publishes the
-commands it gives. Every method is safe between threads and short; the model runs outside.
+Plain Python, no ROS and no tensors. A plan is checked (`plan_intake.py`), its goal frame is found among the robot's
+own frames by stamp, and while the motion layer wants a path of it there is a task for the model. Every method is safe
+between threads and short; the model runs outside.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,10 @@ import numpy as np
 
 from dual_nav_util.stamps import seconds_between
 
-from .follower import Motion, MotionStep
 from .frames import FrameNotFound, FrameRing, StampedFrame
-from .geometry import STANDSTILL, Twist2D
-from .odometry import OdometryBuffer, OdometryGap
+from .motion import MotionCommand, MotionLayer
 from .plan_intake import AcceptedPlan, Action, Kind, PlanIntake, PlanRefused
-from .stop_rules import Ages, State, TimeLimits, plan_stale, sensors_missing
-
-SYNC, PARTIAL_ASYNC = "sync", "partial_async"
+from .stop_rules import Ages, State
 
 
 @dataclass(frozen=True)
@@ -44,52 +40,32 @@ class Task:
 
 @dataclass(frozen=True)
 class Command:
-    """One command to the base and what is said about it in s1/state.
+    """One command to the base and what s1/state says about it beyond the command itself.
 
     Attributes:
-        frame_stamp_ns: stamp of the camera frame behind the motion, 0 before the first.
-        latency: seconds from that stamp to the first command computed from the frame, 0 before the first.
+        episode_id, plan_number: of the plan being followed, 0 while there is none.
+        latency: seconds from the stamp of the frame behind it to the first command computed from that frame.
     """
 
-    twist: Twist2D
-    state: State
-    message: str
+    motion: MotionCommand
     episode_id: int
     plan_number: int
-    actions_left: int
-    distance_left: float
-    frame_stamp_ns: int
     latency: float
 
 
 class Controller:
-    """See the module; `frames` and `odometry` are filled by the node."""
+    """See the module; `frames` and the motion layer's odometry and sensors are fed by the node."""
 
-    def __init__(
-        self,
-        mode: str,
-        limits: TimeLimits,
-        goals: GoalKinds,
-        motion: Motion,
-        frames: FrameRing,
-        odometry: OdometryBuffer,
-    ) -> None:
-        self._mode = mode
-        self._limits = limits
+    def __init__(self, goals: GoalKinds, frames: FrameRing, motion: MotionLayer) -> None:
+        safety = motion.config.safety
         self._goals = goals
-        self._motion = motion
         self._frames = frames
-        self._odometry = odometry
-        self._intake = PlanIntake(limits.plan, limits.future)
+        self._motion = motion
+        self._intake = PlanIntake(safety.plan_timeout, safety.future_tolerance)
         self._lock = threading.RLock()
         self._ros_time: tuple[int, float] | None = None  # newest ROS time and the steady time it was first seen at
-        self._plan: AcceptedPlan | None = None  # the plan being followed
-        self._task: Task | None = None  # the same plan for the model, None when it needs no path
-        self._sampled = False  # a path of the task has been followed
-        self._arrived = False  # STOP was reached; stays so until a plan of a newer episode
-        self._hindrance: tuple[State, str] | None = None  # why nothing is driven until the next path or plan
-        self._path_stamp_ns: int | None = None  # image behind the path being followed
-        self._frame_stamp_ns = 0  # image behind the newest command that drove
+        self._task: Task | None = None  # of the newest plan, None when it needs no path
+        self._frame_stamp_ns = 0  # image behind the newest command
         self._latency = 0.0
 
     # ---------------------------------------------------------------------------------------------------- plans
@@ -99,6 +75,7 @@ class Controller:
 
         Raises:
             PlanRefused: it is not followed; a malformed one also stops the robot until a good one comes.
+            OdometryGap: its actions cannot be placed; the robot stands until the next plan.
         """
         with self._lock:
             try:
@@ -106,158 +83,61 @@ class Controller:
                 task = None if plan.kind == Kind.ACTIONS else Task(plan, self._goal_frame(plan))
             except PlanRefused as refusal:
                 if refusal.malformed:
-                    self._forget_plan()
-                    self._hindrance = (State.FAULT, str(refusal))
+                    self._motion.on_failure(str(refusal))
                 raise
-            # The path at hand is followed on until the first one of the new plan is there, within one episode.
-            goes_on = task is not None and self._task is not None and self._task.plan.episode_id == plan.episode_id
-            if not goes_on:
-                self._forget_plan()
-            self._plan, self._task, self._sampled = plan, task, False
-            self._hindrance, self._arrived = None, False
+            self._task = task
             if plan.ends_episode:
-                self._arrive(plan)
-            elif task is None:
-                self._frame_stamp_ns = plan.stamp_ns
-                self._motion.follow_actions(plan.actions)
+                self._intake.stop_episode(plan.episode_id)
+            self._motion.on_plan(plan)
             return plan
 
-    def task(self, now_ns: int) -> Task | None:
-        """What to sample a path for on the next frame; None when no path is wanted or the plan is too old."""
+    def task(self, frame_stamp_ns: int | None = None) -> Task | None:
+        """What to sample a path for on a frame of this stamp (None: any); None when no path is wanted now."""
         with self._lock:
-            if self._task is None or (self._mode == SYNC and self._sampled):
-                return None
-            too_old = seconds_between(self._task.plan.stamp_ns, now_ns) > self._limits.plan
-            return None if too_old else self._task
+            task = self._task
+            return task if task is not None and self._motion.wants_path(task.plan, frame_stamp_ns) else None
 
     def path_ready(
-        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Callable[[], Sequence[Action]], now_ns: int
-    ) -> np.ndarray | None:
-        """Follow a path sampled for a frame, unless its plan is not followed any more.
-
-        In mode partial_async a path of the plan before is still followed within one episode: it is from a newer
-        frame than the one at hand, and the first path of the new plan comes with the next frame.
-
-        Args:
-            path: (T+1, 3) in the robot frame of that frame.
-            actions: gives its discrete conversion, which mode sync drives instead of the path.
-
-        Returns:
-            Pose (3,) of the robot in odom at the frame's stamp, or None when the path is outdated.
-
-        Raises:
-            OdometryGap: that pose is not known; the robot stands.
-            ValueError: the path holds NaN or infinite values; the robot stands.
-        """
-        with self._lock:
-            if task is not self._task and not self._replaces_path_at_hand(task):
-                return None
-            if not np.isfinite(path).all():
-                text = f"the sampled path has {int((~np.isfinite(path)).sum())} NaN or infinite values"
-                self._stand(State.FAULT, text)
-                raise ValueError(text)
-            try:
-                image_pose = self._odometry.pose_at(frame_stamp_ns)
-            except OdometryGap as gap:
-                self._stand(State.NO_SENSORS, str(gap))
-                raise
-            if self._mode == SYNC:
-                self._motion.follow_actions(actions())
-            else:
-                self._motion.follow_path(path, image_pose)
-            self._sampled, self._hindrance = task is self._task, None
-            self._frame_stamp_ns = self._path_stamp_ns = frame_stamp_ns
-            self._latency = seconds_between(frame_stamp_ns, now_ns)
-            return image_pose
+        self, task: Task, frame_stamp_ns: int, path: np.ndarray, actions: Sequence[Action], now_ns: int
+    ) -> bool:
+        """Follow a path sampled for a frame; see MotionLayer.on_path for the arguments and errors."""
+        return self._motion.on_path(task.plan, frame_stamp_ns, path, actions, now_ns)
 
     def inference_failed(self, task: Task, text: str) -> None:
         """No path could be made for a task: stand until the next path or plan."""
         with self._lock:
             if task is self._task:
-                self._stand(State.FAULT, text)
+                self._motion.on_failure(text)
 
     # --------------------------------------------------------------------------------------------------- command
 
     def command(self, now_ns: int, steady: float) -> Command:
-        """The command of now; zero velocity in every state but FOLLOWING and TURNING.
+        """The command of this control period.
 
         Args:
             now_ns: ROS time.
             steady: seconds of a clock that never stands still.
         """
         with self._lock:
-            if self._ros_time is None or now_ns != self._ros_time[0]:
-                self._ros_time = (now_ns, steady)
-            step, state, message = self._decide(now_ns, steady)
-            driving = state in (State.FOLLOWING, State.TURNING)
-            plan = self._plan
+            silence = self._clock_silence(now_ns, steady)
+            made = self._motion.step(now_ns, silence)
+            plan = self._motion.plan
+            if made.state == State.ARRIVED and plan is not None:
+                self._intake.stop_episode(plan.episode_id)
+            if made.frame_stamp_ns != self._frame_stamp_ns:
+                self._frame_stamp_ns = made.frame_stamp_ns
+                self._latency = seconds_between(made.frame_stamp_ns, now_ns) if made.frame_stamp_ns else 0.0
             return Command(
-                twist=step.twist if driving else STANDSTILL,
-                state=state,
-                message=message,
+                motion=made,
                 episode_id=plan.episode_id if plan else 0,
                 plan_number=plan.plan_number if plan else 0,
-                actions_left=step.actions_left,
-                distance_left=step.distance_left,
-                frame_stamp_ns=self._frame_stamp_ns,
                 latency=self._latency,
             )
 
     def ages(self, now_ns: int, steady: float) -> Ages:
         """Ages of everything that has to keep coming."""
         with self._lock:
-            newest_odometry = self._odometry.newest()
-
-            def age(stamp_ns: int | None) -> float | None:
-                return None if stamp_ns is None else seconds_between(stamp_ns, now_ns)
-
-            return Ages(
-                frame=age(self._frames.newest_stamp_ns),
-                odometry=age(newest_odometry.stamp_ns if newest_odometry else None),
-                plan=age(self._plan.stamp_ns if self._plan else None),
-                path=age(self._path_stamp_ns),
-                clock_silence=steady - self._ros_time[1] if self._ros_time else 0.0,
-            )
-
-    def _decide(self, now_ns: int, steady: float) -> tuple[MotionStep, State, str]:
-        nothing = MotionStep()
-        if self._arrived:
-            return nothing, State.ARRIVED, "STOP was reached: waiting for a new instruction"
-        if self._hindrance is not None:
-            return nothing, *self._hindrance
-        ages = self.ages(now_ns, steady)
-        missing = sensors_missing(ages, self._limits)
-        if missing is not None:
-            return nothing, State.NO_SENSORS, missing
-        if self._plan is None:
-            return nothing, State.IDLE, "no plan yet"
-        stale = plan_stale(ages, self._limits)
-        if stale is not None:
-            self._motion.stand()
-            return nothing, State.STALE_PLAN, stale
-        try:
-            step = self._motion_step()
-        except Exception as error:  # a solver may fail in any way, and the robot has to stand then
-            text = f"the motion layer failed: {error or type(error).__name__}"
-            self._stand(State.FAULT, text)
-            return nothing, State.FAULT, text
-        if step.stopped:
-            self._arrive(self._plan)
-            return nothing, State.ARRIVED, "STOP was reached: waiting for a new instruction"
-        if not step.done:
-            return step, State.TURNING if step.turning else State.FOLLOWING, ""
-        if self._task is not None and not self._sampled:
-            return step, State.FOLLOWING, f"the first path of {self._plan.label()} is being computed"
-        return step, State.IDLE, f"{self._plan.label()} is used up: waiting for the next"
-
-    def _motion_step(self) -> MotionStep:
-        newest = self._odometry.newest()
-        if newest is None:
-            raise OdometryGap("no odometry")
-        step = self._motion.step(newest.pose)
-        if not all(math.isfinite(value) for value in step.twist):
-            raise ValueError(f"its velocity is {tuple(step.twist)}")
-        return step
+            return self._motion.ages(now_ns, self._clock_silence(now_ns, steady))
 
     # ----------------------------------------------------------------------------------------------- forgetting
 
@@ -267,18 +147,23 @@ class Controller:
         A stopped episode stays stopped.
         """
         with self._lock:
-            self._forget_plan()
+            self._task = None
+            self._motion.time_jumped()
             self._frames.clear()
-            self._odometry.clear()
 
     def reset(self) -> None:
         """Forget everything, also that an episode was stopped, as after the start."""
         with self._lock:
             self.time_jumped()
+            self._motion.reset()
             self._intake.forget()
-            self._arrived = False
 
     # ------------------------------------------------------------------------------------------------- internals
+
+    def _clock_silence(self, now_ns: int, steady: float) -> float:
+        if self._ros_time is None or now_ns != self._ros_time[0]:
+            self._ros_time = (now_ns, steady)
+        return steady - self._ros_time[1]
 
     def _goal_frame(self, plan: AcceptedPlan) -> StampedFrame:
         if plan.kind == Kind.PIXEL_GOAL and not self._goals.pixel_goal:
@@ -297,29 +182,3 @@ class Controller:
             return self._frames.find(plan.stamp_ns)
         except FrameNotFound as error:
             raise PlanRefused(f"{plan.label()} refused: {error}", malformed=False) from error
-
-    def _replaces_path_at_hand(self, task: Task) -> bool:
-        newest = self._task
-        same_episode = newest is not None and newest.plan.episode_id == task.plan.episode_id
-        return same_episode and self._mode == PARTIAL_ASYNC
-
-    def _arrive(self, plan: AcceptedPlan) -> None:
-        self._intake.stop_episode(plan.episode_id)
-        self._arrived = True
-        self._task = None
-        self._forget_path()
-
-    def _stand(self, state: State, text: str) -> None:
-        self._forget_path()
-        self._hindrance = (state, text)
-
-    def _forget_path(self) -> None:
-        self._motion.stand()
-        self._path_stamp_ns = None
-
-    def _forget_plan(self) -> None:
-        self._forget_path()
-        self._plan = self._task = self._hindrance = None
-        self._sampled = False
-        self._frame_stamp_ns = 0
-        self._latency = 0.0

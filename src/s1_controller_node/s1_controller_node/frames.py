@@ -48,7 +48,7 @@ class FrameRing:
             self._frames.append(frame)
 
     def find(self, stamp_ns: int) -> StampedFrame:
-        """The frame with this stamp, or the nearest one within half a frame period.
+        """The frame with this stamp, or the nearest one within a frame period: that very frame may have been lost.
 
         Raises:
             FrameNotFound: the frame is gone already, has not come yet, or was lost on the way to this node.
@@ -67,7 +67,7 @@ class FrameRing:
             return frames[nearest]
         if len(stamps) > 1:
             period = float(np.median(np.diff(stamps[-_PERIOD_SAMPLES:])))
-            if abs(stamps[nearest] - stamp_ns) <= period / 2:
+            if abs(stamps[nearest] - stamp_ns) <= period:
                 return frames[nearest]
         oldest, newest = (seconds_between(stamp_ns, stamps[end]) for end in (0, -1))
         raise FrameNotFound(

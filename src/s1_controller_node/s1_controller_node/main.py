@@ -1,4 +1,4 @@
-"""Entry point of the s1_controller process."""
+"""Entry points of the processes s1_controller and cmd_vel_watchdog."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ def make_node():
 
 
 def main() -> int:
-    """Run until Ctrl-C or SIGTERM; the exit status."""
+    """Run the controller until Ctrl-C or SIGTERM; the exit status."""
     return run(make_node)
+
+
+def make_watchdog():
+    """The watchdog, once rclpy is initialised."""
+    from .watchdog import CmdVelWatchdog
+
+    return CmdVelWatchdog()
+
+
+def watchdog() -> int:
+    """Run the watchdog until Ctrl-C or SIGTERM; the exit status."""
+    return run(make_watchdog)
 
 
 if __name__ == "__main__":

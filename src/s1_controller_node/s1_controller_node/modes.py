@@ -141,6 +141,16 @@ def path_wanted(memory: Memory, config: ModeConfig, frame_stamp_ns: int | None =
     return standing and (frame_stamp_ns is None or frame_stamp_ns >= memory.settled_ns)
 
 
+def path_renews(memory: Memory, config: ModeConfig, plan: AcceptedPlan) -> bool:
+    """Whether a path of the plan before may replace the one being tracked, until the present plan has its own first.
+
+    It was sampled while the present plan arrived, and it is from a newer frame than the path at hand.
+    """
+    if config.mode != PARTIAL_ASYNC or not memory.wants_goal or plan is memory.plan:
+        return False
+    return memory.path and memory.paths == 0 and plan.episode_id == memory.plan.episode_id
+
+
 def path_came(memory: Memory, conversion: tuple[int, ...], config: ModeConfig) -> Memory:
     """A path that was wanted and has been placed, with its discrete conversion (zeros mean "nothing to do")."""
     moves = tuple(Action(a) for a in takewhile(lambda a: a in MOTIONS, conversion))

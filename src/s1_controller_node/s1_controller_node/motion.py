@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,9 @@ class MotionConfig:
     odometry_gap: float = 0.25  # longest time without odometry over which a pose is still interpolated [s]
     odometry_jump: float = 0.5  # a larger step between two samples is no motion: the frame was moved [m]
     manual_timeout: float = 0.5  # a manual command counts this long [s]
+    # A recording is played: its robot moves as it did then, whatever is commanded. Odometry is not compared with the
+    # commands, and the robot counts as standing when it is told to.
+    open_loop: bool = False
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -108,7 +111,9 @@ class MotionLayer:
     def __init__(self, config: MotionConfig) -> None:
         self.config = config
         self.odometry = OdometryBuffer(config.odometry_samples, config.odometry_gap)
-        self.gate = SafetyGate(config.safety, config.drive.v_max, config.drive.omega_max)
+        self.gate = SafetyGate(
+            config.safety, config.drive.v_max, config.drive.omega_max, watch_odometry=not config.open_loop
+        )
         self._tracker = make_tracker(config.tracker, config.drive)
         self._limiter = CommandLimiter(config.drive)
         self._obstacles = ObstacleMemory(config.obstacles)
@@ -195,7 +200,7 @@ class MotionLayer:
         """Follow a path sampled for a plan and a frame.
 
         Args:
-            plan: the path was made for; any other than the present one makes it outdated.
+            plan: the path was made for; one before the present makes it outdated (but see modes.path_renews).
             stamp_ns: of the frame. path: (T+1, 3) in the robot frame of that frame.
             conversion: the path as discrete actions (path.actions_from_path): whether the pixel goal is near, and
                 what is driven where ``path_execution`` is "actions".
@@ -208,7 +213,8 @@ class MotionLayer:
             ValueError: the path is malformed; the robot stands, FAULT.
         """
         with self._lock:
-            if plan is not self._memory.plan or not modes.path_wanted(self._memory, self.config.modes, stamp_ns):
+            renews = modes.path_renews(self._memory, self.config.modes, plan)
+            if not (renews or self.wants_path(plan, stamp_ns)):
                 return False
             try:
                 image_pose = self.odometry.pose_at(stamp_ns)
@@ -219,7 +225,9 @@ class MotionLayer:
             except ValueError as error:
                 self._enter(modes.hindered(self._memory, State.FAULT, str(error)))
                 raise
-            memory = modes.path_came(self._memory, tuple(conversion), self.config.modes)
+            memory = self._memory
+            if not renews:
+                memory = modes.path_came(memory, tuple(conversion), self.config.modes)
             if memory.path and placed is None:
                 memory = modes.path_ended(memory, self.config.modes)
             self._path, self._path_stamp_ns = placed, stamp_ns
@@ -243,6 +251,55 @@ class MotionLayer:
         with self._lock:
             self._forget(also_stop=True)
             self.gate.reset()
+
+    def time_jumped(self) -> None:
+        """Stamps begin anew: forget everything that carries one. A stopped episode stays stopped."""
+        with self._lock:
+            self._forget(also_stop=False)
+
+    def reconfigure(self, config: MotionConfig) -> None:
+        """Other limits and speeds of drive, tracker and actions from the next period on; the rest stays."""
+        with self._lock:
+            self.config = replace(self.config, drive=config.drive, tracker=config.tracker, actions=config.actions)
+            self.gate.limit(config.drive.v_max, config.drive.omega_max)
+            going = self._limiter.last
+            self._limiter = CommandLimiter(config.drive)
+            self._limiter.sent(going)
+            self._tracker = make_tracker(config.tracker, config.drive)
+
+    # --------------------------------------------------------------------------------------------------- questions
+
+    def wants_path(self, plan: AcceptedPlan, stamp_ns: int | None = None) -> bool:
+        """Whether a path of this plan, made from a frame of this stamp (None: any), would be followed."""
+        with self._lock:
+            return plan is self._memory.plan and modes.path_wanted(self._memory, self.config.modes, stamp_ns)
+
+    @property
+    def plan(self) -> AcceptedPlan | None:
+        """The plan being followed."""
+        with self._lock:
+            return self._memory.plan
+
+    def ages(self, now_ns: int, clock_silence: float) -> Ages:
+        """Ages of everything that has to keep coming; see step() for the arguments."""
+
+        def age(stamp_ns: int | None) -> float | None:
+            return None if stamp_ns is None else seconds_between(stamp_ns, now_ns)
+
+        with self._lock:
+            newest, plan = self.odometry.newest(), self._memory.plan
+            return Ages(
+                frame=age(self._frame_ns),
+                odometry=age(newest.stamp_ns if newest else None),
+                plan=None if plan is None or self._memory.stopped else age(plan.stamp_ns),
+                path=age(self._path_stamp_ns) if self._memory.path else None,
+                clock_silence=clock_silence,
+            )
+
+    def depth_age(self, now_ns: int) -> float | None:
+        """Age [s] of the newest depth scan, None without one."""
+        with self._lock:
+            return seconds_between(self._depth[0], now_ns) if self._depth else None
 
     # ------------------------------------------------------------------------------------------------- each period
 
@@ -299,14 +356,14 @@ class MotionLayer:
         if memory.run is not None:
             motion = self._running(memory.run, pose)
             twist = motion.command(pose, newest.twist, dt, hindered=self._hindered)
-            if motion.stuck:
+            if motion.stuck and not self.config.open_loop:
                 text = (
                     f"{memory.run.count} × {memory.run.action.name} not complete after {motion.timeout:.1f} s: "
                     "the base does not move as told, or odometry does not see it"
                 )
                 self._enter(modes.hindered(memory, State.FAULT, text, latched=True))
                 return None
-            if motion.done:
+            if motion.done or motion.stuck:
                 if self._motion[2] is memory.plan:  # else the next motion counts from the newer plan's image
                     self._anchor = np.array([pose[0], pose[1], motion.target_pose[2]])
                 self._enter(modes.run_ended(memory, now_ns, config))
@@ -370,7 +427,8 @@ class MotionLayer:
         newest = self.odometry.newest()
         if newest is None or self._limiter.last != STANDSTILL:
             return False
-        return abs(newest.twist.v) < STANDING.v and abs(newest.twist.omega) < STANDING.omega
+        slow = abs(newest.twist.v) < STANDING.v and abs(newest.twist.omega) < STANDING.omega
+        return slow or self.config.open_loop
 
     def _known_pose(self, now_ns: int) -> np.ndarray | None:
         try:
@@ -379,22 +437,10 @@ class MotionLayer:
             return None
 
     def _surroundings(self, pose: np.ndarray | None, now_ns: int, clock_silence: float, manual: bool) -> Surroundings:
-        def age(stamp_ns: int | None) -> float | None:
-            return None if stamp_ns is None else seconds_between(stamp_ns, now_ns)
-
-        newest = self.odometry.newest()
-        plan = self._memory.plan
-        waiting = plan is None or self._memory.stopped
         return Surroundings(
-            ages=Ages(
-                frame=age(self._frame_ns),
-                odometry=age(newest.stamp_ns if newest else None),
-                plan=None if waiting else age(plan.stamp_ns),
-                path=age(self._path_stamp_ns) if self._memory.path else None,
-                clock_silence=clock_silence,
-            ),
+            ages=self.ages(now_ns, clock_silence),
             pose=pose,
-            depth_age=age(self._depth[0]) if self._depth else None,
+            depth_age=self.depth_age(now_ns),
             valid_share=self._depth[1] if self._depth else 0.0,
             obstacles=self._obstacles.around(pose) if pose is not None else np.zeros((0, 2)),
             manual=manual,

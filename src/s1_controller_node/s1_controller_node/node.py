@@ -1,12 +1,14 @@
 """The s1_controller node: camera, odometry and plans in, velocity commands out.
 
 Four threads. The executor's stores messages and runs the control timer; `rgb` and `depth` convert and resize
-images, so that one does not wait for the other; `inference` runs the model on the newest prepared frame. What is
-followed and whether the robot may move is decided in `controller.py`; every command goes through `_send_command`.
+images, so that one does not wait for the other; `inference` runs the model on the newest prepared frame. Plans are
+checked in `controller.py`, what is driven and whether it may be is decided in `motion.py`; every command goes through
+`_send_command`.
 
-Subscribes to `rgb`, `depth` (when the model or the selection needs it), `camera_info` (for selection by clearance),
-`odom` and `s2/plan`; publishes `cmd_vel`, `s1/state`, `s1/actions` and, while somebody listens, `s1/path` and
-`s1/candidates`; offers `~/reset`. Parameters are in `parameters.py`.
+Subscribes to `rgb`, `depth` and `camera_info` (for the obstacle stop, and where the model or the selection needs
+them), `odom`, `s2/plan` and `manual_cmd_vel`; publishes `cmd_vel`, `s1/state`, `s1/actions` and, while somebody
+listens, `s1/path` and `s1/candidates`; offers `~/reset`, `~/enable`, `~/emergency_stop` and `~/release`. Parameters
+are in `parameters.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from geometry_msgs.msg import Twist, TwistStamped
 from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from dual_nav_util import images, qos
@@ -34,23 +36,25 @@ from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
 
 from .controller import Controller, GoalKinds, Task
-from .follower import Follower
 from .frames import FrameRing
 from .geometry import STANDSTILL, Twist2D, compose
 from .markers import candidates_message, path_message
-from .obstacles import Intrinsics, ObstacleConfig, ObstacleDetector
-from .odometry import OdometryBuffer, OdometryError, OdometryGap, OdometrySample, planar_pose
+from .modes import Ask
+from .motion import MotionLayer
+from .obstacles import Intrinsics, ObstacleDetector
+from .odometry import OdometryError, OdometryGap, OdometrySample, planar_pose
 from .parameters import Parameters
+from .path import first_actions
 from .path_maker import MadePath, PathMaker
 from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
 from .policy import load_policy
 from .preparation import FramePreparation, PreparedFrame
 from .stop_rules import State
 
-ODOMETRY_MEMORY = 2000  # samples: 10 s at 200 Hz
 RECENT = 5.0  # s an error stays in /diagnostics
 STOP_TIMEOUT = 2.0  # s to wait for a thread at the end
-OK_STATES = (State.IDLE, State.FOLLOWING, State.TURNING, State.ARRIVED)
+ERROR_STATES = (State.STALE_PLAN, State.NO_SENSORS, State.FAULT)
+ASKS = {ask: getattr(ControllerState, f"ASK_{ask.name}") for ask in Ask}
 
 
 class S1Controller(ManagedNode):
@@ -75,26 +79,23 @@ class S1Controller(ManagedNode):
         self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_clearance)
         self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius)
         self._ring = FrameRing(parameters.frame_memory)
-        self._odometry = OdometryBuffer(ODOMETRY_MEMORY, parameters.odometry_max_gap)
-        self._follower = Follower(parameters.follower_config())
-        self._controller = Controller(
-            parameters.mode,
-            parameters.time_limits(),
-            GoalKinds(latents=self._policy.needs_latents, pixel_goal=not self._policy.needs_latents),
-            self._follower,
-            self._ring,
-            self._odometry,
-        )
+        self._motion = MotionLayer(parameters.motion_config())
+        goals = GoalKinds(latents=self._policy.needs_latents, pixel_goal=not self._policy.needs_latents)
+        self._controller = Controller(goals, self._ring, self._motion)
         self._time_lock = threading.Lock()
         self._time_number = 0  # counts how often time began anew; a frame of an older time is not kept
         self._newest_stamp_ns: int | None = None
         self._odometry_frame = "odom"
         self._camera_info: CameraInfo | None = None
+        self._intrinsics: Intrinsics | None = None
+        self._depth_without_pose = 0
         self._last_command_state = State.IDLE
         self._last_command_text = ""
+        self._last_fallback = ""
         self._rates = {name: EventRate() for name in ("rgb", "depth", "odom", "s2/plan", "prepared", "paths")}
         self._windows = {
-            name: LatencyWindow() for name in ("prepare", "goal", "model", "camera to command", "overhead")
+            name: LatencyWindow()
+            for name in ("prepare", "goal", "model", "camera to command", "overhead", "obstacles", "control")
         }
         self._command_lock = threading.Lock()
         self._workers = {
@@ -119,17 +120,21 @@ class S1Controller(ManagedNode):
         compressed = parameters.rgb_transport == "compressed"
         self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
         self.managed_subscription(CompressedImage if compressed else Image, "rgb", self._on_rgb, qos.NEWEST_FRAME)
-        if self._preparation.with_depth:
+        if self._preparation.with_depth or parameters.obstacle_stop:
             compressed = parameters.depth_transport == "compressed"
             self._to_depth = images.depth_from_compressed if compressed else images.depth_from_image
             self.managed_subscription(
                 CompressedImage if compressed else Image, "depth", self._on_depth, qos.NEWEST_FRAME
             )
-        if by_clearance:
+        if by_clearance or parameters.obstacle_stop:
             self.managed_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.NEWEST_FRAME)
         self.managed_subscription(Odometry, "odom", self._on_odometry, qos.ODOMETRY)
         self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
+        self.managed_subscription(Twist, "manual_cmd_vel", self._on_manual, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
+        self.managed_service(SetBool, "~/enable", self._on_enable)
+        self.managed_service(Trigger, "~/emergency_stop", self._on_emergency_stop)
+        self.managed_service(Trigger, "~/release", self._on_release)
         self.managed_timer(1.0 / parameters.control_rate, self._send_command)
 
     def activate(self) -> None:
@@ -153,7 +158,7 @@ class S1Controller(ManagedNode):
         return ended
 
     def parameters_changed(self, parameters: Parameters) -> None:
-        self._follower.config = parameters.follower_config()
+        self._motion.reconfigure(parameters.motion_config())
 
     # ------------------------------------------------------------------------------- messages, executor thread
 
@@ -196,9 +201,11 @@ class S1Controller(ManagedNode):
         except ValueError as error:
             self.incidents.report("camera_info", f"camera_info refused: {error}")
             return
-        self._camera_info = message
-        mount = self._settings.camera_mount()
-        self._preparation.obstacle_detector = ObstacleDetector(intrinsics, mount, ObstacleConfig())
+        self._camera_info, self._intrinsics = message, intrinsics
+        if self._settings.selection == "clearance":
+            settings = self._settings
+            detector = ObstacleDetector(intrinsics, settings.camera_mount(), settings.obstacle_config())
+            self._preparation.obstacle_detector = detector
 
     def _on_odometry(self, message: Odometry) -> None:
         if not self.is_active:
@@ -206,13 +213,13 @@ class S1Controller(ManagedNode):
         self._rates["odom"].tick()
         stamp_ns = to_nanoseconds(message.header.stamp)
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
-        newest = self._odometry.newest()
+        newest = self._motion.odometry.newest()
         if newest is not None and stamp_ns + NEW_TIME_NS <= newest.stamp_ns:
             self.time_jumped(f"odom: stamps went back by {seconds_between(stamp_ns, newest.stamp_ns):.1f} s")
         try:
             pose = planar_pose(position.x, position.y, (orientation.x, orientation.y, orientation.z, orientation.w))
             twist = Twist2D(message.twist.twist.linear.x, message.twist.twist.angular.z)
-            self._odometry.add(OdometrySample(stamp_ns, pose, twist))
+            self._motion.on_odometry(OdometrySample(stamp_ns, pose, twist))
         except OdometryError as error:
             self.incidents.report("odom", f"odom: {error}")
             return
@@ -228,6 +235,10 @@ class S1Controller(ManagedNode):
             self.incidents.report("plan", str(refusal))
             self._send_command()
             return
+        except OdometryGap as gap:
+            self.incidents.report("odometry gap", f"a plan cannot be placed: {gap}")
+            self._send_command()
+            return
         if plan.kind == Kind.ACTIONS:
             self._publish_actions(plan, message.header, plan.actions)
         else:
@@ -240,6 +251,29 @@ class S1Controller(ManagedNode):
         self._send_command()
         response.success = True
         response.message = "plan, path and history forgotten; the next plan of any episode is followed"
+        return response
+
+    def _on_manual(self, message: Twist) -> None:
+        if self.is_active:
+            self._motion.on_manual(Twist2D(message.linear.x, message.angular.z), self.now_ns())
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._motion.gate.enable(request.data)
+        self._send_command()
+        response.success = True
+        response.message = "motion is allowed" if request.data else "motion is forbidden until it is enabled again"
+        return response
+
+    def _on_emergency_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._motion.gate.emergency_stop("emergency stop; ~/release lifts it")
+        self._send_command()
+        response.success, response.message = True, "the robot stands until ~/release is called"
+        return response
+
+    def _on_release(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._motion.gate.release()
+        self._send_command()
+        response.success, response.message = True, "the emergency stop is lifted"
         return response
 
     def time_jumped(self, why: str) -> None:
@@ -268,8 +302,25 @@ class S1Controller(ManagedNode):
     def _prepare_depth(self, item: tuple[int, Image | CompressedImage]) -> None:
         time_number, message = item
         started = time.perf_counter()
+        stamp_ns = to_nanoseconds(message.header.stamp)
         depth = self._to_depth(message, "depth")
-        self._keep(time_number, self._preparation.depth(to_nanoseconds(message.header.stamp), depth), started)
+        if self._preparation.with_depth:  # first: the model waits for it
+            self._keep(time_number, self._preparation.depth(stamp_ns, depth), started)
+        if self._settings.obstacle_stop:
+            self._look_for_obstacles(time_number, stamp_ns, depth)
+
+    def _look_for_obstacles(self, time_number: int, stamp_ns: int, depth: Any) -> None:
+        started = time.perf_counter()
+        ahead = seconds_between(self.now_ns(), stamp_ns)
+        if self._intrinsics is None or time_number != self._time_number:
+            return
+        if ahead > self._settings.future_tolerance:
+            raise ValueError(f"depth dropped, its stamp lies {ahead:.3f} s in the future")
+        try:
+            self._motion.on_depth(stamp_ns, depth, self._intrinsics)
+        except OdometryGap:  # the safety gate notices when it lasts
+            self._depth_without_pose += 1
+        self._windows["obstacles"].add(time.perf_counter() - started)
 
     def _keep(self, time_number: int, frame: PreparedFrame | None, started: float) -> None:
         self._windows["prepare"].add(time.perf_counter() - started)
@@ -279,6 +330,7 @@ class S1Controller(ManagedNode):
             if time_number != self._time_number:
                 return
             self._ring.add(frame)
+            self._motion.on_frame(frame.stamp_ns)
         self._rates["prepared"].tick()
         self._workers["inference"].put("frame", frame)
 
@@ -289,7 +341,7 @@ class S1Controller(ManagedNode):
 
     def _set_goal(self, _: None) -> None:
         """What depends on the plan alone is computed when it comes and not when the next frame does."""
-        task = self._controller.task(self.now_ns())
+        task = self._controller.task()
         if task is not None:
             self._take_goal(task)
 
@@ -303,17 +355,17 @@ class S1Controller(ManagedNode):
             raise
 
     def _make_path(self, frame: PreparedFrame) -> None:
-        task = self._controller.task(self.now_ns())
+        task = self._controller.task(frame.stamp_ns)
         if task is None or not self.is_active:
             return
         self._take_goal(task)
         try:
             made = self._path_maker.make(self._ring.newest_until(frame.stamp_ns, self._policy.memory_frames))
+            conversion = made.conversion()
         except Exception as error:
             self._controller.inference_failed(task, f"no path: {error or type(error).__name__}")
             raise
-        image_pose = self._controller.path_ready(task, made.stamp_ns, made.path, made.actions, self.now_ns())
-        if image_pose is None:
+        if not self._controller.path_ready(task, made.stamp_ns, made.path, conversion, self.now_ns()):
             return
         self._send_command()
         latency = seconds_between(made.stamp_ns, self.now_ns())
@@ -321,17 +373,21 @@ class S1Controller(ManagedNode):
         self._windows["model"].add(made.model_time)
         self._windows["overhead"].add(latency - made.model_time)
         self._rates["paths"].tick()
-        self._show(task.plan, made, image_pose)
+        self._show(task.plan, made, conversion)
 
     def _on_inference_error(self, lane: str, error: Exception) -> None:
         kind = "odometry gap" if isinstance(error, OdometryGap) else "inference"
         self.incidents.report(kind, f"{lane}: {error or type(error).__name__}")
         self._send_command()
 
-    def _show(self, plan: AcceptedPlan, made: MadePath, image_pose: Any) -> None:
+    def _show(self, plan: AcceptedPlan, made: MadePath, conversion: tuple[Action, ...]) -> None:
         """Publish what was decided, after the command."""
         header = Header(stamp=to_stamp(made.stamp_ns), frame_id=self._odometry_frame)
-        self._publish_actions(plan, header, made.actions())
+        self._publish_actions(plan, header, tuple(first_actions(conversion)))
+        wanted = self._path_publisher.get_subscription_count() + self._candidates_publisher.get_subscription_count()
+        if not wanted:
+            return
+        image_pose = self._motion.odometry.pose_at(made.stamp_ns)
         if self._path_publisher.get_subscription_count():
             self._path_publisher.publish(path_message(compose(image_pose, made.path), header))
         if self._candidates_publisher.get_subscription_count():
@@ -345,21 +401,28 @@ class S1Controller(ManagedNode):
         with self._command_lock:
             if not self.is_active:
                 return
+            started = time.perf_counter()
             command = self._controller.command(self.now_ns(), time.monotonic())
-            self._publish_twist(command.twist)
+            motion = command.motion
+            self._publish_twist(Twist2D(motion.v, motion.omega))
             state = ControllerState(
                 episode_id=command.episode_id,
                 plan_number=command.plan_number,
-                state=int(command.state),
-                actions_left=command.actions_left,
-                distance_to_goal=command.distance_left,
+                state=int(motion.state),
+                actions_left=motion.actions_left,
+                distance_to_goal=motion.distance_to_goal,
                 latency=command.latency,
-                message=command.message,
+                message=motion.message,
+                ask=ASKS[motion.ask],
+                frames_from=to_stamp(motion.frames_from_ns or 0),
             )
-            state.header.stamp = to_stamp(command.frame_stamp_ns)
+            state.header.stamp = to_stamp(motion.frame_stamp_ns)
             state.header.frame_id = self._settings.base_frame
             self._state_publisher.publish(state)
-            self._last_command_state, self._last_command_text = command.state, command.message
+            self._windows["control"].add(time.perf_counter() - started)
+            self._last_command_state, self._last_command_text = motion.state, motion.message
+            if motion.tracking.fallback:
+                self._last_fallback = motion.tracking.fallback
 
     def _publish_twist(self, velocity: Twist2D) -> None:
         twist = Twist()
@@ -387,16 +450,24 @@ class S1Controller(ManagedNode):
     def statuses(self) -> list[DiagnosticStatus]:
         """Three parts: sensors, planner, control.
 
-        Levels: WARN for what has not come yet or is nobody's, ERROR for what is older than the time-out that stops
-        the robot, for the states BLOCKED, STALE_PLAN, NO_SENSORS and FAULT, and for errors of the last 5 s.
+        Levels: WARN for what has not come yet or is nobody's, and for the state BLOCKED; ERROR for what is older than
+        the time-out that stops the robot, for the states STALE_PLAN, NO_SENSORS and FAULT, and for errors of the
+        last 5 s.
         """
         settings, ages = self._settings, self._controller.ages(self.now_ns(), time.monotonic())
         sensors, planner, control = self.status("sensors"), self.status("planner"), self.status("control")
 
-        for name, age, limit in (
+        watched = [
             ("camera frame", ages.frame, settings.sensor_timeout),
             ("odometry", ages.odometry, settings.odometry_timeout),
-        ):
+        ]
+        if settings.obstacle_stop:
+            watched.append(("depth", self._motion.depth_age(self.now_ns()), settings.sensor_timeout))
+            if self._rates["depth"].total == 0:
+                sensors.warn("the obstacle stop needs depth (a base with its own protection: obstacle_stop false)")
+            elif self._intrinsics is None:
+                sensors.warn("the obstacle stop needs camera_info, and none has been received")
+        for name, age, limit in watched:
             if age is None:
                 sensors.warn(f"no {name} has been received")
             elif age > limit:
@@ -408,7 +479,9 @@ class S1Controller(ManagedNode):
         for name in ("rgb", "depth"):
             sensors.value(f"{name} replaced by newer ones", self._workers[name].dropped("image"))
         sensors.value("images without a partner", self._preparation.unpaired)
+        sensors.value("depth without a pose", self._depth_without_pose)
         sensors.latency("prepare", self._windows["prepare"])
+        sensors.latency("obstacles", self._windows["obstacles"])
 
         publishers = self.count_publishers(self.resolve_topic_name("s2/plan"))
         if publishers == 0:
@@ -427,15 +500,18 @@ class S1Controller(ManagedNode):
         state = self._last_command_state
         if not self.is_active:
             control.warn("inactive")
-        elif state not in OK_STATES:
+        elif state in ERROR_STATES:
             control.error(f"{state.name}: {self._last_command_text}")
+        elif state == State.BLOCKED:
+            control.warn(f"{state.name}: {self._last_command_text}")
         control.value("state", state.name)
         control.value("message", self._last_command_text)
         control.value("paths", self._rates["paths"].total)
         control.value("paths [Hz]", self._rates["paths"].hertz())
         control.value("frames replaced by newer ones", self._workers["inference"].dropped("frame"))
         control.value("age of path [s]", "none" if ages.path is None else ages.path)
-        for name in ("camera to command", "model", "overhead", "goal"):
+        control.value("last fallback of the tracker", self._last_fallback or "none")
+        for name in ("camera to command", "model", "overhead", "goal", "control"):
             control.latency(name, self._windows[name])
         return [
             sensors.build("camera and odometry arrive"),

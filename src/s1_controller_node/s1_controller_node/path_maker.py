@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .path import GoalBehindError, actions_from_path, first_actions
+from .path import GoalBehindError, actions_from_path
 from .plan_intake import AcceptedPlan, Action
 from .policy import Goal, Trajectories, TrajectoryPolicy
 from .preparation import PreparedFrame
@@ -30,10 +30,10 @@ class MadePath:
     trajectories: Trajectories
     model_time: float
 
-    def actions(self) -> tuple[Action, ...]:
-        """The part of the path's discrete conversion that is used; empty when it ends behind the robot."""
+    def conversion(self) -> tuple[Action, ...]:
+        """The path as discrete actions; empty when it ends behind the robot."""
         try:
-            return tuple(first_actions(actions_from_path(self.path, turn_around=False)))
+            return tuple(Action(action) for action in actions_from_path(self.path, turn_around=False))
         except GoalBehindError:
             # A camera that looks forward cannot have planned there: nothing to drive, S2 decides anew.
             return ()

@@ -28,7 +28,7 @@ class Kind(IntEnum):
 
 
 class Action(IntEnum):
-    """Discrete actions; sizes of the steps in FORWARD_STEP and TURN_STEP of `follower.py`."""
+    """Discrete actions; sizes of the steps in FORWARD_DISTANCE and TURN_ANGLE of `actions.py`."""
 
     STOP = 0
     FORWARD = 1

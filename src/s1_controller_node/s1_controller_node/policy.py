@@ -249,7 +249,7 @@ class NextDiTPolicy(TrajectoryPolicy):
     def _encode(self, frame: Frame) -> Tensor:
         size = self.model.config.image_size
         rgb = check_array("frame.rgb", frame.rgb, (size, size, 3), kind="u8")
-        return self.model.encode_frames(torch.from_numpy(np.ascontiguousarray(rgb)).unsqueeze(0))
+        return self.model.encode_frames(torch.from_numpy(np.array(rgb, order="C")).unsqueeze(0))
 
 
 class StageClock:

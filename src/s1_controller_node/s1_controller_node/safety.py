@@ -163,8 +163,9 @@ class SafeCommand:
 class SafetyGate:
     """See the module. Keeps three latches: emergency stop, disabled, stalled."""
 
-    def __init__(self, config: SafetyConfig, v_max: float, omega_max: float) -> None:
+    def __init__(self, config: SafetyConfig, v_max: float, omega_max: float, *, watch_odometry: bool = True) -> None:
         self.config = config
+        self._watches_odometry = watch_odometry  # not where a recording is played
         self.footprint = Footprint(config.radius, config.polygon)
         self._v_max, self._omega_max = v_max, omega_max
         self._enabled = True
@@ -173,6 +174,10 @@ class SafetyGate:
         self._unanswered = 0.0  # metres commanded since odometry last moved
         self._anchor: np.ndarray | None = None
         self._stalled = False
+
+    def limit(self, v_max: float, omega_max: float) -> None:
+        """Other limits of the drive from the next command on."""
+        self._v_max, self._omega_max = v_max, omega_max
 
     def emergency_stop(self, text: str) -> None:
         """Stand still until :meth:`release`."""
@@ -220,7 +225,8 @@ class SafetyGate:
             texts.append(f"an obstacle ahead allows {v * factor:.2f} m/s")
         # Both together, so that the robot slows down on the arc that was looked at and not on another one.
         twist = Twist2D(v * factor, omega * factor)
-        self._watch_odometry(twist, around.pose, dt)
+        if self._watches_odometry:
+            self._watch_odometry(twist, around.pose, dt)
         return SafeCommand(twist, reasons, "; ".join(texts))
 
     def _must_stand(self, command: Twist2D, around: Surroundings) -> tuple[Reason, str] | None:

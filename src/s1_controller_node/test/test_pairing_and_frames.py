@@ -72,8 +72,17 @@ def test_a_frame_is_found_by_its_exact_stamp():
 
 
 @pytest.mark.parametrize(("offset_ms", "expected_ms"), [(16, 1099), (-16, 1099), (17, 1132)])
-def test_the_nearest_frame_within_half_a_period_is_found(offset_ms, expected_ms):
+def test_the_nearest_frame_is_found(offset_ms, expected_ms):
     assert ring_at_30_hz(10).find((1099 + offset_ms) * MS).stamp_ns == expected_ms * MS
+
+
+def test_for_a_frame_that_was_lost_its_neighbour_is_taken_and_nothing_further_away():
+    ring = FrameRing(100)
+    for index in (0, 1, 2, 3, 5, 6, 10):
+        ring.add(Frame(1000 * MS + index * 33 * MS))
+    assert ring.find((1000 + 4 * 33) * MS).stamp_ns in {(1000 + 3 * 33) * MS, (1000 + 5 * 33) * MS}
+    with pytest.raises(FrameNotFound):
+        ring.find((1000 + 8 * 33) * MS)
 
 
 @pytest.mark.parametrize("stamp_ms", [900, 1400])

@@ -2,9 +2,9 @@
 
 The executor thread only stores messages; one worker thread converts the newest image and runs the model.
 
-Subscribes to `rgb`, `rgb_look_down` (by parameter), `instruction` and `s1/state`; publishes `s2/plan` and, while
-somebody listens, `s2/debug_image`; offers `~/reset`. Parameters are in `parameters.py`, the rules when to plan in
-`trigger.py`.
+Subscribes to `rgb`, `rgb_look_down` (by parameter), `instruction`, `s1/state` and `odom`; publishes `s2/plan` and,
+while somebody listens, `s2/debug_image`; offers `~/reset` and the action `navigate` (`navigate.py`). Parameters are
+in `parameters.py`, the rules when to plan in `trigger.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, S2Plan
 
 from .answer import AnswerError
+from .navigate import Goal, NavigateServer, Result
 from .overlay import draw_plan
 from .parameters import Parameters
 from .planner import Plan, load_planner
@@ -55,6 +56,7 @@ class S2Planner(ManagedNode):
         self._next_episode_id = first_episode_id(time.time_ns())
         self._worker: Worker | None = None
         self._planner = None
+        self._navigate: NavigateServer | None = None
 
     # ------------------------------------------------------------------------------------------- life cycle
 
@@ -65,7 +67,7 @@ class S2Planner(ManagedNode):
         started = time.monotonic()
         self._planner = load_planner(parameters.model, parameters.planner_config())
         self.get_logger().info(f"model {parameters.model} loaded in {time.monotonic() - started:.1f} s")
-        self._trigger = PlanTrigger(parameters.mode, parameters.plan_step_gap, self._next_episode_id)
+        self._trigger = PlanTrigger(self._next_episode_id)
         self._planner_episode: Episode | None = None  # the one the planner was started with; worker thread only
         self._newest_stamp_ns: int | None = None
         self._newest_header = Header()
@@ -77,11 +79,12 @@ class S2Planner(ManagedNode):
         self._planning_time, self._latency = LatencyWindow(256), LatencyWindow(256)
         self._stages: dict[str, float] = {}
         self._publishing = threading.Lock()
-        # Before the subscriptions: a latched instruction comes at once.
+        # Worker and action before the subscriptions: a latched instruction comes at once.
         self._worker = Worker(
             "planning", {"instruction": self._start_episode, "frame": self._plan}, self._on_worker_error
         )
 
+        self._navigate = NavigateServer(self, self._begin, self._cancel)
         self._plan_publisher = self.managed_publisher(S2Plan, "s2/plan", qos.LATCHED)
         self._debug_publisher = self.managed_publisher(Image, "s2/debug_image", qos.DEFAULT)
         compressed = parameters.rgb_transport == "compressed"
@@ -103,6 +106,7 @@ class S2Planner(ManagedNode):
 
     def deactivate(self) -> None:
         self._end_episode("the planner was deactivated")
+        self._navigate.episode_ended(Result.FAULT, "the planner was deactivated")
         wait_until_received(self._plan_publisher)
 
     def release(self) -> bool:
@@ -110,6 +114,8 @@ class S2Planner(ManagedNode):
         if self._worker is not None:
             ended = self._worker.stop(STOP_TIMEOUT)
             self._worker = None
+        if self._navigate is not None:
+            self._navigate.destroy()
         if ended:
             self._planner = None
         return ended
@@ -129,29 +135,42 @@ class S2Planner(ManagedNode):
         self._newest_stamp_ns, self._newest_header = stamp_ns, message.header
         self._last_frame_time = time.monotonic()
         self._frames.tick()
-        self._trigger.frame_arrived()
         self._worker.put("frame", message)
 
     def _on_look_down(self, message: Image | CompressedImage) -> None:
         self._look_down = message
 
     def _on_instruction(self, message: String) -> None:
-        """A new instruction ends the running episode at once; the worker starts the next one."""
-        if self._worker is None:
+        if self._worker is None or self._navigate is None:
             return
+        self._navigate.episode_ended(Result.PREEMPTED, "an instruction came on the topic")
+        self._begin(message.data, None)
+
+    def _begin(self, instruction: str, goal: Goal | None) -> None:
+        """A new instruction ends the running episode at once; the worker starts the next one."""
         self._end_episode("a new instruction came")
-        self._worker.put("instruction", message.data)
+        self._worker.put("instruction", (instruction, goal))
+
+    def _cancel(self, why: str) -> None:
+        """End the episode, also one that the worker has not begun yet."""
+        self._worker.clear()
+        self._end_episode(why)
 
     def _on_controller_state(self, message: ControllerState) -> None:
         self._last_state_time = time.monotonic()
         self._states.tick()
-        waiting = message.state in (ControllerState.IDLE, ControllerState.STALE_PLAN) and message.actions_left == 0
-        self._trigger.controller_reported(message.episode_id, message.plan_number, waiting, self.now_ns())
+        self._trigger.controller_reported(
+            message.episode_id,
+            message.plan_number,
+            message.ask != ControllerState.ASK_NO,
+            to_nanoseconds(message.frames_from),
+            self.now_ns(),
+        )
+        self._navigate.controller_reported(message)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._worker is not None:
-            self._worker.clear()
-        self._end_episode("reset was called")
+        self._cancel("reset was called")
+        self._navigate.episode_ended(Result.PREEMPTED, "reset was called")
         response.success = True
         response.message = "episode ended; waiting for an instruction"
         return response
@@ -179,17 +198,25 @@ class S2Planner(ManagedNode):
         episode, finished = self._trigger.episode, self._trigger.finished
         if episode is not None and not finished:
             self._end_episode(why)
-            self._worker.put("instruction", episode.instruction)
+            self._worker.put("instruction", (episode.instruction, self._navigate.goal))
 
     # ------------------------------------------------------------------------------------------ worker thread
 
-    def _start_episode(self, instruction: str) -> None:
+    def _start_episode(self, item: tuple[str, Goal | None]) -> None:
+        instruction, goal = item
         try:
             self._planner.start_episode(instruction)
         except PromptError as error:
             self.incidents.report("instruction", f"instruction refused: {error}")
+            if goal is not None:
+                self._navigate.instruction_refused(goal, str(error))
             return
         episode = self._trigger.start_episode(instruction)
+        if goal is not None:
+            self._navigate.episode_started(goal, episode.episode_id)
+            if goal.over:  # cancelled meanwhile
+                self._trigger.end_episode()
+                return
         self._next_episode_id = episode.episode_id + 1
         self._planner_episode = episode
         self.get_logger().info(f"episode {episode.episode_id}: {instruction}")
@@ -199,7 +226,6 @@ class S2Planner(ManagedNode):
         stamp_ns = to_nanoseconds(message.header.stamp)
         if episode is None or not self._trigger.is_current(episode) or not self._trigger.due(stamp_ns):
             return
-        self._trigger.planning_started()
         started = time.perf_counter()
         rgb = self._to_rgb(message, "rgb")
         look_down = self._look_down_image(stamp_ns)
@@ -213,7 +239,9 @@ class S2Planner(ManagedNode):
             number = self._trigger.number_plan(episode, self.now_ns(), stops=STOP in plan.actions)
             if number is None:
                 return
-            self._plan_publisher.publish(self._plan_message(message.header, episode, number, plan, elapsed))
+            sent = self._plan_message(message.header, episode, number, plan, elapsed)
+            self._plan_publisher.publish(sent)
+        self._navigate.plan_sent(sent)
         self._last_answer = plan.answer
         self._stages = plan.timings
         self._plans.tick()

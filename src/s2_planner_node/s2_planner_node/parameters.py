@@ -9,7 +9,6 @@ from dual_nav_util.params import ParameterError, parameter
 from .checkpoint import PRECISIONS
 from .decoder import ATTENTIONS
 from .planner import PlannerConfig
-from .trigger import MODES
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,6 @@ class Parameters:
     attention: str = parameter("auto", "Attention implementation; auto takes the best installed", choices=ATTENTIONS)
     torch_threads: int = parameter(
         0, "Threads of one torch operation on the CPU; 0 leaves torch's choice", low=0, high=256
-    )
-    mode: str = parameter(
-        "partial_async",
-        "sync: plan when the controller has used up the last plan; partial_async: also every plan_step_gap frames",
-        choices=MODES,
-    )
-    plan_step_gap: int = parameter(
-        4, "Camera frames after which a plan is renewed in mode partial_async", low=1, high=10_000, unit="frames"
     )
     rgb_transport: str = parameter(
         "raw", "Message type of the rgb topics: Image or CompressedImage", choices=("raw", "compressed")

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 from dual_nav_util.stamps import seconds_between
 
-SYNC, PARTIAL_ASYNC = "sync", "partial_async"
-MODES = (SYNC, PARTIAL_ASYNC)
-
 # The controller answers a plan within one control period; this much later it must have refused it.
 ACKNOWLEDGE_TIMEOUT = 1.0  # s
 
@@ -36,13 +33,12 @@ def first_episode_id(wall_clock_ns: int) -> int:
 class PlanTrigger:
     """Decides frame by frame. Safe between threads.
 
-    The node calls `frame_arrived` for every frame, `due` before it plans on one, `planning_started` and `plan_sent`
-    around the model, and `controller_reported` with what S1 says about itself.
+    S1 knows when a plan is needed (its modes.py): the trigger answers its asking, plans at the start of an episode,
+    and again when S1 refused or missed a plan. The node calls `due` before it plans on a frame, `number_plan` after
+    that, and `controller_reported` with what S1 says about itself.
     """
 
-    def __init__(self, mode: str, plan_step_gap: int, first_id: int) -> None:
-        self._mode = mode
-        self._gap = plan_step_gap
+    def __init__(self, first_id: int) -> None:
         self._next_id = first_id
         self._lock = threading.Lock()
         self._episode: Episode | None = None
@@ -52,9 +48,8 @@ class PlanTrigger:
         self._episode = episode
         self._finished = False
         self._plans = 0
-        self._frames_since_plan = 0
         self._sent_ns: int | None = None  # when the newest plan was sent
-        self._used_up_ns: int | None = None  # since when the controller has nothing left of it
+        self._asked_from_ns: int | None = None  # the controller asks for a plan on a frame of this stamp or later
         self._refused = False
 
     def start_episode(self, instruction: str) -> Episode:
@@ -92,11 +87,6 @@ class PlanTrigger:
         with self._lock:
             return episode is self._episode
 
-    def frame_arrived(self) -> None:
-        """A camera frame came, whether it is planned on or not."""
-        with self._lock:
-            self._frames_since_plan += 1
-
     def due(self, stamp_ns: int) -> bool:
         """Whether to plan on the frame of this stamp."""
         with self._lock:
@@ -104,15 +94,7 @@ class PlanTrigger:
                 return False
             if self._sent_ns is None or self._refused:
                 return True
-            if self._used_up_ns is not None:
-                # The frame has to show the place where the motion ended.
-                return stamp_ns > self._used_up_ns
-            return self._mode == PARTIAL_ASYNC and self._frames_since_plan >= self._gap
-
-    def planning_started(self) -> None:
-        """The frames of the gap count from the one that is being planned on."""
-        with self._lock:
-            self._frames_since_plan = 0
+            return self._asked_from_ns is not None and stamp_ns >= self._asked_from_ns
 
     def number_plan(self, episode: Episode, now_ns: int, stops: bool) -> int | None:
         """Number of a plan that is sent now, or None if its episode is over and it must be discarded.
@@ -126,13 +108,15 @@ class PlanTrigger:
             number = self._plans
             self._plans += 1
             self._sent_ns = now_ns
-            self._used_up_ns = None
+            self._asked_from_ns = None
             self._refused = False
             self._finished = stops
             return number
 
-    def controller_reported(self, episode_id: int, plan_number: int, waiting: bool, now_ns: int) -> None:
-        """What S1 says: the plan it follows, and whether it waits for the next one.
+    def controller_reported(
+        self, episode_id: int, plan_number: int, asks: bool, frames_from_ns: int, now_ns: int
+    ) -> None:
+        """What S1 says: the plan it follows, whether it asks for the next one, and from which stamp on frames count.
 
         A plan that S1 has not taken up a while after it was sent was refused, and another one is due.
         """
@@ -141,9 +125,6 @@ class PlanTrigger:
                 return
             if (episode_id, plan_number) == (self._episode.episode_id, self._plans - 1):
                 self._refused = False
-                if not waiting:
-                    self._used_up_ns = None
-                elif self._used_up_ns is None:
-                    self._used_up_ns = now_ns
+                self._asked_from_ns = frames_from_ns if asks else None
             elif seconds_between(self._sent_ns, now_ns) > ACKNOWLEDGE_TIMEOUT:
                 self._refused = True

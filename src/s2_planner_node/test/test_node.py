@@ -17,7 +17,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+import psutil
+from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
+from nav_msgs.msg import Odometry
+from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
@@ -26,6 +30,7 @@ from std_srvs.srv import Trigger
 from dual_nav_util import images, qos
 from dual_nav_util.stamps import to_nanoseconds, to_stamp
 from dual_nav_util.testing import Graph
+from nav_msgs_ext.action import NavigateInstruction
 from nav_msgs_ext.msg import ControllerState, S2Plan
 from s2_planner_node.node import S2Planner
 
@@ -51,10 +56,14 @@ def stopping_model(tmp_path_factory) -> Path:
 
 
 class World:
-    """A camera, a person and a controller beside the node, and what the node tells them."""
+    """A camera, a person and a controller beside the node, and what the node tells them.
 
-    def __init__(self, graph: Graph, model: Path, **parameters) -> None:
+    asks: the controller asks for the next plan with every frame, as while it drives on in mode partial_async.
+    """
+
+    def __init__(self, graph: Graph, model: Path, *, asks: bool = True, **parameters) -> None:
         self.graph = graph
+        self.asks = asks
         self.plans: list[S2Plan] = graph.listen(S2Plan, "s2/plan", qos.LATCHED)
         self.compressed = parameters.get("rgb_transport") == "compressed"
         tester = graph.tester
@@ -63,9 +72,10 @@ class World:
         self._look_down = tester.create_publisher(kind, "rgb_look_down", qos.NEWEST_FRAME)
         self._instruction = tester.create_publisher(String, "instruction", qos.LATCHED)
         self._state = tester.create_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
+        self._odometry = tester.create_publisher(Odometry, "odom", qos.ODOMETRY)
         self.pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
         self.stamps: list[int] = []
-        defaults = {"model": str(model), "torch_threads": 1, "plan_step_gap": 1}
+        defaults = {"model": str(model), "torch_threads": 1}
         self.node = graph.make(S2Planner, **(defaults | parameters))
         assert self.node.trigger_configure() == SUCCESS
         assert self.node.trigger_activate() == SUCCESS
@@ -79,6 +89,10 @@ class World:
         stamp = time.time_ns() if stamp is None else stamp
         image = image or images.image_from_array(self.pixels, "rgb8", Header())
         image.header = Header(stamp=to_stamp(stamp), frame_id="camera")
+        if self.asks and self.plans:
+            plan = self.plans[-1]
+            following = {"episode_id": plan.episode_id, "plan_number": plan.plan_number}
+            self.report_state(**following, state=ControllerState.FOLLOWING, ask=ControllerState.ASK_STEP_GAP)
         self._rgb.publish(image)
         self.stamps.append(stamp)
 
@@ -86,6 +100,11 @@ class World:
         pixels = np.zeros((*size, 3), np.uint8)
         message = images.image_from_array(pixels, "rgb8", Header(stamp=to_stamp(time.time_ns())))
         self._look_down.publish(message)
+
+    def odometry(self, x: float) -> None:
+        message = Odometry()
+        message.pose.pose.position.x = x
+        self._odometry.publish(message)
 
     def report_state(self, **fields) -> None:
         self._state.publish(ControllerState(**fields))
@@ -213,8 +232,8 @@ def test_a_new_instruction_stops_the_robot_and_discards_the_plan_being_made(worl
     assert world.plans[known].plan_number == 0
 
 
-def test_mode_sync_waits_until_the_controller_has_used_up_the_plan(graph, model):
-    world = World(graph, model, mode="sync")
+def test_the_next_plan_waits_until_the_controller_asks_and_is_made_from_a_frame_after_the_motion(graph, model):
+    world = World(graph, model, asks=False)
     world.instruct("Go to the door.")
     world.run_until(lambda: world.plans, "the first plan")
     followed = {"episode_id": world.plans[0].episode_id, "plan_number": 0}
@@ -222,8 +241,11 @@ def test_mode_sync_waits_until_the_controller_has_used_up_the_plan(graph, model)
         world.report_state(**followed, state=ControllerState.FOLLOWING, actions_left=2)
         world.run(0.1)
     assert len(world.plans) == 1
-    world.report_state(**followed, state=ControllerState.IDLE)
+    stood = time.time_ns() + 300_000_000
+    asking = {"ask": ControllerState.ASK_USED_UP, "frames_from": to_stamp(stood)}
+    world.report_state(**followed, state=ControllerState.IDLE, **asking)
     world.run_until(lambda: len(world.plans) == 2, "the second plan")
+    assert to_nanoseconds(world.plans[1].header.stamp) >= stood
 
 
 def test_the_debug_image_is_made_only_while_somebody_listens(world, monkeypatch):
@@ -258,6 +280,123 @@ def test_deactivation_stops_the_robot(world):
     world.run_until(lambda: world.plans, "plans")
     assert world.node.trigger_deactivate() == SUCCESS
     world.graph.wait_for(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
+
+
+# -------------------------------------------------------------------------------------------------- action navigate
+
+
+class Client:
+    """An action client that keeps what it is told."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.client = ActionClient(world.graph.tester, NavigateInstruction, "navigate")
+        self.feedback: list = []
+        world.graph.wait_for(self.client.server_is_ready, "the action server")
+
+    def send(self, instruction: str = "Go to the door.", time_limit: float = 0.0):
+        goal = NavigateInstruction.Goal(instruction=instruction, time_limit=time_limit)
+        future = self.client.send_goal_async(goal, feedback_callback=lambda f: self.feedback.append(f.feedback))
+        self.world.run_until(future.done, "the answer to the goal")
+        assert future.result().accepted
+        return future.result()
+
+    def result(self, handle):
+        future = handle.get_result_async()
+        self.world.run_until(future.done, "the result")
+        return future.result()
+
+
+def stopped(world: World) -> bool:
+    return list(world.plans[-1].actions) == [S2Plan.ACTION_STOP]
+
+
+def test_a_goal_is_planned_for_reported_on_and_reached_when_the_controller_stands_after_stop(graph, stopping_model):
+    world = World(graph, stopping_model)
+    client = Client(world)
+    handle = client.send("Stand still.")
+    world.run_until(lambda: world.plans, "the stop")
+    for x in (0.0, 0.5):
+        world.odometry(x)
+        world.run(0.2)
+    world.run_until(lambda: any(f.plan.answer for f in client.feedback), "feedback with the plan")
+    assert client.feedback[-1].distance_travelled == pytest.approx(0.5)
+    assert client.feedback[-1].elapsed.sec + client.feedback[-1].elapsed.nanosec > 0
+    world.asks = False
+    world.report_state(episode_id=world.plans[0].episode_id, state=ControllerState.ARRIVED)
+    response = client.result(handle)
+    assert response.status == GoalStatus.STATUS_SUCCEEDED
+    assert (response.result.success, response.result.reason) == (True, NavigateInstruction.Result.REACHED)
+
+
+def test_cancelling_a_goal_stops_the_robot_at_once(world):
+    client = Client(world)
+    handle = client.send()
+    world.run_until(lambda: world.plans, "plans")
+    cancelled = handle.cancel_goal_async()
+    world.graph.wait_for(lambda: stopped(world), "the order to stop", timeout=1.0)
+    world.run_until(cancelled.done, "the answer to the cancellation")
+    response = client.result(handle)
+    assert response.status == GoalStatus.STATUS_CANCELED
+    assert response.result.reason == NavigateInstruction.Result.CANCELLED
+    known = len(world.plans)
+    world.run(0.5)
+    assert len(world.plans) == known
+
+
+def test_a_new_goal_ends_the_one_before_and_an_instruction_on_the_topic_does_too(world):
+    client = Client(world)
+    first = client.send()
+    world.run_until(lambda: world.plans, "plans")
+    second = client.send("Go to the window.")
+    response = client.result(first)
+    assert response.status == GoalStatus.STATUS_ABORTED
+    assert response.result.reason == NavigateInstruction.Result.PREEMPTED
+    old = world.plans[0].episode_id
+    world.run_until(lambda: world.plans[-1].episode_id > old, "plans for the new goal")
+    world.instruct("Go to the table.")
+    assert client.result(second).result.reason == NavigateInstruction.Result.PREEMPTED
+
+
+def test_a_goal_that_takes_too_long_ends_with_the_order_to_stop(world):
+    client = Client(world)
+    handle = client.send(time_limit=1.0)
+    response = client.result(handle)
+    assert response.result.reason == NavigateInstruction.Result.TIME_LIMIT
+    assert "1 s" in response.result.message
+    world.graph.wait_for(lambda: stopped(world), "the order to stop")
+
+
+@pytest.mark.parametrize(("goal", "said"), [({"instruction": ""}, "is empty"), ({"time_limit": -1.0}, "-1.0")])
+def test_an_invalid_goal_is_answered_with_what_is_wrong(world, goal, said):
+    client = Client(world)
+    result = client.result(client.send(**goal)).result
+    assert (result.success, result.reason) == (False, NavigateInstruction.Result.INVALID_GOAL)
+    assert said in result.message
+
+
+def test_a_goal_is_given_up_when_the_controller_stays_in_fault(world, monkeypatch):
+    monkeypatch.setattr("s2_planner_node.navigate.FAULT_PATIENCE", 1.0)
+    client = Client(world)
+    handle = client.send()
+    world.asks = False
+    world.run_until(lambda: world.plans, "plans")
+    for _ in range(20):
+        world.report_state(state=ControllerState.FAULT, message="the base is stuck")
+        world.run(0.1)
+    result = client.result(handle).result
+    assert result.reason == NavigateInstruction.Result.FAULT
+    assert "the base is stuck" in result.message
+
+
+def test_waiting_for_a_goal_costs_no_processor_time(world):
+    client = Client(world)
+    client.send()
+    world.run_until(lambda: world.plans, "plans")
+    world.node._worker.clear()
+    executor = psutil.Process().cpu_times().user
+    time.sleep(1.0)
+    assert psutil.Process().cpu_times().user - executor < 0.5
 
 
 # ------------------------------------------------------------------------------------------------ what it refuses
@@ -350,8 +489,8 @@ def failed_configuration(graph: Graph, **parameters) -> str:
     [
         ({}, "parameter 'model' is empty"),
         ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"plan_step_gap": 0}, "parameter 'plan_step_gap' is 0: must be 1 … 10000 frames"),
-        ({"mode": "fast"}, "parameter 'mode' is 'fast': must be one of 'sync', 'partial_async'"),
+        ({"num_history": 0}, "parameter 'num_history' is 0: must be 1 … 64"),
+        ({"precision": "float8"}, "parameter 'precision' is 'float8': must be one of"),
         ({"model": "x", "num_history": 8, "history_capacity": 9}, "history_capacity is 9"),
     ],
 )
