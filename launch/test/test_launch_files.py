@@ -21,11 +21,12 @@ def words_after(command: tuple[str, ...], flag: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_both_nodes_start_by_themselves_and_only_the_planner_comes_back_after_a_crash(path):
-    s2, s1 = load(path, {"model": "/data/model"})
-    assert (s2.label, s1.label) == ("s2_planner", "s1_controller")
+    s2, s1, watchdog = load(path, {"model": "/data/model"})
+    assert (s2.label, s1.label, watchdog.label) == ("s2_planner", "s1_controller", "cmd_vel_watchdog")
     assert s2.respawn
     assert s2.respawn_delay > 0
     assert not s1.respawn
+    assert watchdog.respawn
     for process in (s2, s1):
         parameters = words_after(process.command, "-p")
         assert "autostart:=true" in parameters
@@ -45,17 +46,28 @@ def test_two_robots_differ_in_the_namespace_alone_and_no_topic_leaves_it():
     for process in load(FILES[0], {"model": "m", "namespace": "robot1"}):
         remaps = words_after(process.command, "-r")
         assert "__ns:=/robot1" in remaps
-        assert "rgb:=camera/color/image_raw" in remaps
+        if "watchdog" not in process.label:
+            assert "rgb:=camera/color/image_raw" in remaps
         assert not [remap for remap in remaps if ":=/" in remap and not remap.startswith("__ns")]
+
+
+def test_commands_reach_the_base_through_the_watchdog_or_directly():
+    _, s1, watchdog = load(FILES[0], {"model": "m", "cmd_vel_topic": "base/cmd_vel"})
+    assert "cmd_vel:=s1/cmd_vel" in words_after(s1.command, "-r")
+    remaps = words_after(watchdog.command, "-r")
+    assert {"cmd_vel_in:=s1/cmd_vel", "cmd_vel:=base/cmd_vel"} <= set(remaps)
+    _, direct = load(FILES[0], {"model": "m", "cmd_vel_topic": "base/cmd_vel", "watchdog": "false"})
+    assert "cmd_vel:=base/cmd_vel" in words_after(direct.command, "-r")
 
 
 def test_planner_and_controller_can_live_on_two_machines():
     assert [process.label for process in load(FILES[0], {"model": "m", "s1": "false"})] == ["s2_planner"]
-    assert [process.label for process in load(FILES[0], {"model": "m", "s2": "false"})] == ["s1_controller"]
+    robot = load(FILES[0], {"model": "m", "s2": "false"})
+    assert [process.label for process in robot] == ["s1_controller", "cmd_vel_watchdog"]
 
 
 def test_s1_can_have_a_checkpoint_and_a_device_of_its_own():
-    s2, s1 = load(FILES[0], {"model": "a", "s1_model": "b", "device": "cuda:0", "s1_device": "cpu"})
+    s2, s1, _ = load(FILES[0], {"model": "a", "s1_model": "b", "device": "cuda:0", "s1_device": "cpu"})
     assert {'model:="a"', 'device:="cuda:0"'} <= set(s2.command)
     assert {'model:="b"', 'device:="cpu"'} <= set(s1.command)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,11 +115,13 @@ def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, m
         scenario.until(lambda: scenario.complains("s2_planner: inputs", "s1/state"), 5, "S2 misses s1/state")
         commands = len(scenario.seen.commands)
         time.sleep(0.5)
-        assert len(scenario.seen.commands) == commands, "a command after the controller was killed"
+        later = scenario.seen.commands[commands:]
+        assert later, "the watchdog sends nothing"
+        assert not [c for c in later if c.linear or c.angular], "motion after the controller was killed"
         assert planner.is_running()
         assert not node_processes("s1_controller")
         assert run.stop() == 128 + 9
-        assert "[s1_controller] -- was killed by SIGKILL" in run.log.read_text()
+        assert re.search(r"\[s1_controller\] +-- was killed by SIGKILL", run.log.read_text())
 
 
 def test_replay_ends_with_a_table_one_json_line_pictures_and_a_recording(tmp_path, model, corridor):
