@@ -1,0 +1,360 @@
+"""Faults, each over DDS with both nodes as real processes: the robot stands in time and no command comes after it.
+
+The robot is played by this process: a camera with depth that sees an empty floor, a base that drives as it is told.
+One pair of processes serves several faults: after each, a new instruction must bring the robot to drive again.
+"""
+
+import array
+import contextlib
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace: source scripts/env.sh")
+
+import rclpy
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from scenario import CONTROL_PERIOD, START_SECONDS, crowding, node_processes
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from dual_nav_bringup.domain import free_domain_id
+from dual_nav_bringup.replay import ActiveWatch
+from dual_nav_util import images, qos
+from dual_nav_util.stamps import to_stamp
+from nav_msgs_ext.msg import ControllerState, S2Plan
+
+RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner"]
+WIDTH, HEIGHT, FOCAL = 160, 120, 100.0
+CAMERA_HEIGHT = 0.6  # [m], the default of the controller
+SENSOR_TIMEOUT, PLAN_TIMEOUT, HEARTBEAT_TIMEOUT = 0.5, 3.0, 0.3  # [s]; the plan's is shortened for the test
+OWN_PLANS = 100_000  # numbers from here on are of plans this process sends
+CAMERA_PERIOD, ODOMETRY_PERIOD = 1 / 15, 1 / 50  # [s]
+
+
+def floor_depth() -> np.ndarray:
+    """An empty floor that ends at a wall 4 m ahead; uint16 millimetres."""
+    below = np.arange(HEIGHT)[:, None] - (HEIGHT - 1) / 2
+    floor = np.where(below > 0, CAMERA_HEIGHT * FOCAL / np.maximum(below, 1e-6), np.inf)
+    return np.broadcast_to(np.minimum(floor, 4.0) * 1000, (HEIGHT, WIDTH)).astype(np.uint16)
+
+
+class Robot:
+    """Sensors and base. What is in `frozen` falls silent: camera, depth, odometry."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        self.context.init()
+        self.node = node = rclpy.create_node("robot", context=self.context)
+        self.watch = ActiveWatch(node)
+        self.frozen: set[str] = set()
+        self.commands: list[tuple[float, float, float]] = []  # moment of arrival, v, omega
+        self.states: list[ControllerState] = []
+        self.plans: list[S2Plan] = []
+        self.stamps: list[int] = []
+        self._lock = threading.Lock()
+        self._pose, self._velocity, self._moved = np.zeros(3), (0.0, 0.0), time.monotonic()
+        self._rgb = node.create_publisher(Image, "rgb", qos.NEWEST_FRAME)
+        self._depth = node.create_publisher(Image, "depth", qos.NEWEST_FRAME)
+        self._info = node.create_publisher(CameraInfo, "camera_info", qos.NEWEST_FRAME)
+        self._odometry = node.create_publisher(Odometry, "odom", qos.ODOMETRY)
+        self._instruction = node.create_publisher(String, "instruction", qos.LATCHED)
+        self.plan_publisher = node.create_publisher(S2Plan, "s2/plan", qos.LATCHED)
+        node.create_subscription(Twist, "cmd_vel", self._on_command, qos.DEFAULT)
+        node.create_subscription(ControllerState, "s1/state", self.states.append, qos.DEFAULT)
+        node.create_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
+        node.create_timer(CAMERA_PERIOD, self._see)
+        node.create_timer(ODOMETRY_PERIOD, self._move)
+        self._pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        self._floor = floor_depth()
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(node)
+        self._spinner = threading.Thread(target=self._spin, daemon=True)
+        self._spinner.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
+            self._executor.spin()
+
+    def _on_command(self, message: Twist) -> None:
+        self.commands.append((time.monotonic(), message.linear.x, message.angular.z))
+        self._velocity = (message.linear.x, message.angular.z)
+
+    def _on_plan(self, message: S2Plan) -> None:
+        if message.plan_number < OWN_PLANS:
+            self.plans.append(message)
+
+    def _see(self) -> None:
+        header = Header(stamp=to_stamp(time.time_ns()), frame_id="camera")
+        if "camera" not in self.frozen:
+            self._rgb.publish(images.image_from_array(self._pixels, "rgb8", header))
+            self.stamps.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
+        if "depth" not in self.frozen:
+            self._depth.publish(images.image_from_array(self._floor, "16UC1", header))
+        info = CameraInfo(header=header, width=WIDTH, height=HEIGHT)
+        info.k = np.array([FOCAL, 0, (WIDTH - 1) / 2, 0, FOCAL, (HEIGHT - 1) / 2, 0, 0, 1], dtype=float)
+        self._info.publish(info)
+
+    def _move(self) -> None:
+        now = time.monotonic()
+        elapsed, self._moved = now - self._moved, now
+        v, omega = self._velocity
+        x, y, yaw = self._pose
+        self._pose = np.array(
+            [x + v * elapsed * math.cos(yaw), y + v * elapsed * math.sin(yaw), yaw + omega * elapsed]
+        )
+        if "odometry" in self.frozen:
+            return
+        message = Odometry(header=Header(stamp=to_stamp(time.time_ns()), frame_id="odom"))
+        message.pose.pose.position.x, message.pose.pose.position.y = self._pose[:2]
+        message.pose.pose.orientation.z = math.sin(self._pose[2] / 2)
+        message.pose.pose.orientation.w = math.cos(self._pose[2] / 2)
+        message.twist.twist.linear.x, message.twist.twist.angular.z = v, omega
+        self._odometry.publish(message)
+
+    # --------------------------------------------------------------------------------------------------- watching
+
+    def until(self, condition, what: str, seconds: float = 20.0):
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            if time.monotonic() > end:
+                newest = [(s.state, s.ask, s.plan_number, s.message) for s in self.states[-1:]]
+                raise AssertionError(f"not within {seconds:g} s: {what}; state {newest}, {len(self.plans)} plans")
+            time.sleep(0.005)
+        return value
+
+    def moves(self) -> bool:
+        return any(v > 0.02 or abs(omega) > 0.02 for _, v, omega in self.commands[-2:])
+
+    def drive(self) -> None:
+        """A new instruction; until the robot moves."""
+        self.frozen.clear()
+        self._instruction.publish(String(data=f"Go to the door {time.time_ns()}."))
+        old = self.plans[-1].episode_id if self.plans else 0
+
+        def drives() -> bool:
+            followed = self.states[-1].episode_id if self.states else 0
+            return bool(self.plans) and followed == self.plans[-1].episode_id > old and self.moves()
+
+        self.until(drives, "the robot drives", 40.0)
+
+    def stands_for_good(self, since: float, limit: float, watched: float = 1.0) -> float:
+        """Seconds from `since` to standstill; AssertionError when that is more than the limit or motion follows."""
+        time.sleep(max(0.0, since + limit + watched - time.monotonic()))
+        moving = [moment for moment, v, omega in self.commands if moment > since and (v, omega) != (0.0, 0.0)]
+        took = max(moving, default=since) - since
+        assert took <= limit, f"a command to move {took:.2f} s after the fault, limit {limit:.2f} s"
+        return took
+
+    def newest_plan(self) -> S2Plan:
+        return self.plans[-1]
+
+    def send_plan(self, **fields) -> None:
+        """A plan beside S2's own, of its episode; a good one if nothing is changed."""
+        newest = self.newest_plan()
+        plan = {
+            "header": Header(stamp=to_stamp(self.stamps[-2])),
+            "episode_id": newest.episode_id,
+            "plan_number": newest.plan_number + OWN_PLANS,
+            "kind": S2Plan.KIND_ACTIONS,
+            "pixel_goal_column": -1,
+            "pixel_goal_row": -1,
+            "actions": array.array("B", [S2Plan.ACTION_FORWARD] * 4),
+        }
+        self.plan_publisher.publish(S2Plan(**(plan | fields)))
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.shutdown()
+
+
+def slack() -> float:
+    """Time that crowding adds on the way of a message and of a command."""
+    return CONTROL_PERIOD + 0.1 * crowding()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A planner that always answers with four steps forward: the robot drives whatever S1's random weights say."""
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    command = [sys.executable, "-m", "dual_nav_training.random_checkpoint", str(folder), "--answers", "↑↑↑↑"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def robot(model, tmp_path_factory):
+    domain = {
+        "ROS_DOMAIN_ID": str(free_domain_id()),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
+    before = {name: os.environ.get(name) for name in domain}
+    os.environ.update(domain)
+    folder = tmp_path_factory.mktemp("faults")
+    parameters = folder / "s1.yaml"
+    parameters.write_text(
+        "/**:\n  ros__parameters:\n"
+        f"    sensor_timeout: {SENSOR_TIMEOUT}\n    odometry_timeout: {SENSOR_TIMEOUT}\n"
+        f"    plan_timeout: {PLAN_TIMEOUT}\n    heartbeat_timeout: {HEARTBEAT_TIMEOUT}\n"
+        "    num_samples: 4\n    torch_threads: 1\n"
+    )
+    robot = Robot()
+    log = folder / "nodes.log"
+    with log.open("w") as sink:
+        command = [*RUNNER, "robot.launch.xml", f"model:={model}", f"s1_params:={parameters}"]
+        command += ["rgb_topic:=rgb", "depth_topic:=depth", "camera_info_topic:=camera_info"]
+        nodes = subprocess.Popen(command, stdout=sink, stderr=sink)
+    try:
+        robot.until(robot.watch.all_active, "both nodes are active", START_SECONDS)
+        yield robot
+    finally:
+        nodes.send_signal(signal.SIGINT)
+        nodes.wait(timeout=30)
+        robot.close()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        print(log.read_text()[-4000:])
+
+
+@pytest.fixture
+def driving(robot):
+    robot.drive()
+    yield robot
+    robot.frozen.clear()
+
+
+@pytest.mark.parametrize("sensor", ["camera", "depth", "odometry"])
+def test_a_frozen_sensor_ends_in_standstill_within_its_time_out_and_a_control_period(driving, sensor):
+    driving.frozen.add(sensor)
+    driving.stands_for_good(time.monotonic(), SENSOR_TIMEOUT + slack())
+    assert driving.states[-1].state == ControllerState.NO_SENSORS
+
+
+def test_a_hung_planner_ends_in_standstill_within_the_plan_time_out_and_a_control_period(driving):
+    (planner,) = node_processes("s2_planner")
+    planner.suspend()
+    try:
+        driving.stands_for_good(time.monotonic(), PLAN_TIMEOUT + slack())
+    finally:
+        planner.resume()
+
+
+def test_a_paused_controller_ends_in_standstill_by_the_watchdog_and_stays_so(driving):
+    (controller,) = node_processes("s1_controller")
+    controller.suspend()
+    try:
+        driving.stands_for_good(time.monotonic(), HEARTBEAT_TIMEOUT + slack())
+        assert driving.commands[-1][0] > time.monotonic() - 0.5, "the watchdog sends no zeros"
+    finally:
+        controller.resume()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"kind": 9}, "kind is 9"),
+        (
+            {
+                "kind": S2Plan.KIND_TRAJ_LATENTS,
+                "actions": array.array("B"),
+                "pixel_goal_column": 1,
+                "pixel_goal_row": 1,
+                "image_width": WIDTH,
+                "image_height": HEIGHT,
+                "traj_latents_shape": array.array("I", [1, 4, 64]),
+                "traj_latents": array.array("f", [math.nan] * 256),
+            },
+            "NaN",
+        ),
+        ({"actions": array.array("B", [77])}, "actions are"),
+    ],
+    ids=["unknown kind", "NaN", "unknown action"],
+)
+def test_a_malformed_plan_ends_in_standstill_at_once(driving, fields, said):
+    driving.send_plan(**fields)
+    since = time.monotonic()
+    driving.until(
+        lambda: any(s.state == ControllerState.FAULT and said in s.message for s in driving.states[-40:]),
+        "state FAULT",
+        2.0,
+    )
+    at = driving.until(
+        lambda: next((m for m, v, omega in driving.commands if m > since and (v, omega) == (0.0, 0.0)), None),
+        "a zero command",
+        1.0,
+    )
+    assert at - since < slack()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"header": Header(stamp=to_stamp(time.time_ns() + 3600 * 10**9))}, {"episode_id": 1}],
+    ids=["from the future", "of an older episode"],
+)
+def test_a_plan_out_of_its_time_is_not_followed(driving, fields):
+    number = driving.newest_plan().plan_number + OWN_PLANS
+    driving.send_plan(**fields, actions=array.array("B", [S2Plan.ACTION_TURN_LEFT] * 6))
+    time.sleep(0.5)
+    assert number not in {state.plan_number for state in driving.states[-20:]}
+    assert ControllerState.TURNING not in {state.state for state in driving.states[-10:]}
+
+
+def test_nothing_of_the_episode_moves_the_robot_after_stop(driving):
+    driving.send_plan(actions=array.array("B", [S2Plan.ACTION_STOP]))
+    since = time.monotonic()
+    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED", 2.0)
+    for number in range(5):
+        driving.send_plan(plan_number=driving.newest_plan().plan_number + 2 * OWN_PLANS + number)
+        time.sleep(0.1)
+    driving.stands_for_good(since, slack())
+
+
+def test_random_malformed_plans_never_move_the_robot_and_the_controller_lives_on(driving):
+    (controller,) = node_processes("s1_controller")
+    driving.send_plan(actions=array.array("B", [S2Plan.ACTION_STOP]))
+    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED", 2.0)
+    since = time.monotonic()
+    rng = random.Random(0)
+    episode = driving.newest_plan().episode_id
+    publisher = driving.node.create_publisher(S2Plan, "s2/plan", qos.LATCHED)
+    for number in range(OWN_PLANS, OWN_PLANS + 10_000):
+        count = rng.choice([0, 1, 7, 256])
+        publisher.publish(
+            S2Plan(
+                header=Header(stamp=to_stamp(rng.choice([0, time.time_ns(), rng.randrange(2**31 * 10**9)]))),
+                episode_id=rng.choice([0, episode, episode + 1, 2**64 - 1 - rng.randrange(2**32)]),
+                plan_number=number,
+                kind=rng.choice([0, 1, 2, 3, 255]),
+                actions=array.array("B", [rng.choice([4, 6, 77, 255]) for _ in range(rng.randrange(5))]),
+                pixel_goal_column=rng.randrange(-(2**31), 2**31),
+                pixel_goal_row=rng.randrange(-(2**31), 2**31),
+                image_width=rng.choice([0, 1, 160, 2**32 - 1]),
+                traj_latents_shape=array.array("I", [rng.randrange(2**32) for _ in range(rng.randrange(5))]),
+                traj_latents=array.array("f", [rng.choice([math.nan, math.inf, 1e38, 0.0]) for _ in range(count)]),
+            )
+        )
+    driving.stands_for_good(since, slack(), watched=2.0)
+    assert controller.is_running()
+    count = len(driving.states)
+    driving.until(lambda: len(driving.states) > count + 5, "the controller still reports", 2.0)
+    driving.node.destroy_publisher(publisher)
+
+
+def test_a_killed_planner_ends_in_standstill_and_the_next_one_drives_again(driving):
+    (planner,) = node_processes("s2_planner")
+    planner.kill()
+    driving.stands_for_good(time.monotonic(), PLAN_TIMEOUT + slack(), watched=0.3)
+    driving.until(lambda: [p for p in node_processes("s2_planner") if p != planner], "a new planner", 20.0)
+    driving.drive()
