@@ -54,7 +54,7 @@ def run_camera(latents_shape: tuple[int, int, int]) -> None:
     import rclpy
     from nav_msgs.msg import Odometry
     from rclpy.signals import SignalHandlerOptions
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import CameraInfo, Image
     from std_msgs.msg import Header
 
     from dual_nav_util import images, qos
@@ -69,7 +69,14 @@ def run_camera(latents_shape: tuple[int, int, int]) -> None:
     plan_publisher = node.create_publisher(S2Plan, "s2/plan", qos.LATCHED)
     rng = np.random.default_rng(0)
     rgb = images.image_from_array(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), "rgb8", Header())
-    depth = images.image_from_array(rng.integers(500, 4000, (HEIGHT, WIDTH), dtype=np.uint16), "16UC1", Header())
+    # An empty floor 0.6 m below a level camera, with a wall at 4 m: nothing in the way of the obstacle stop.
+    focal, below = 600.0, np.arange(HEIGHT)[:, None] - (HEIGHT - 1) / 2
+    metres = np.minimum(np.where(below > 0, 0.6 * focal / np.maximum(below, 1e-6), np.inf), 4.0)
+    floor = np.broadcast_to(metres * 1000, (HEIGHT, WIDTH)).astype(np.uint16)
+    depth = images.image_from_array(floor, "16UC1", Header())
+    info = CameraInfo(width=WIDTH, height=HEIGHT)
+    info.k = np.array([focal, 0, (WIDTH - 1) / 2, 0, focal, (HEIGHT - 1) / 2, 0, 0, 1], dtype=float)
+    info_publisher = node.create_publisher(CameraInfo, "camera_info", qos.NEWEST_FRAME)
     odometry = Odometry()
     odometry.header.frame_id = "odom"
     odometry.pose.pose.orientation.w = 1.0
@@ -105,7 +112,8 @@ def run_camera(latents_shape: tuple[int, int, int]) -> None:
         ticks[kind] += 1
         now = time.time_ns()
         if kind == "camera":
-            rgb.header.stamp = depth.header.stamp = to_stamp(now)
+            rgb.header.stamp = depth.header.stamp = info.header.stamp = to_stamp(now)
+            info_publisher.publish(info)
             rgb_publisher.publish(rgb)
             depth_publisher.publish(depth)
             stamps.append(now)
@@ -181,7 +189,8 @@ def measure(arguments: argparse.Namespace, system1: str, profile: str) -> dict:
         model = arguments.model or make_model(Path(folder), system1)
         shape = latents_shape(Path(model))
         controller = [sys.executable, "-m", "s1_controller_node.main", "--ros-args", "-p", "autostart:=true"]
-        settings = {"model": model, "torch_threads": 1}
+        # The bench's robot does not move: its odometry stands, as in a replay.
+        settings = {"model": model, "torch_threads": 1, "open_loop": "true"}
         if arguments.model is None:
             settings |= (
                 {"num_samples": SAMPLES, "num_steps": STEPS}
