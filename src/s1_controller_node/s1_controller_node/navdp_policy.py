@@ -169,12 +169,12 @@ class NavDpPolicy(TrajectoryPolicy):
         _fix_input_sizes(model)
         self._goal: tuple[Tensor, Tensor, Tensor] | None = None  # goal token, RGB tokens, depth tokens
 
-    def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame:
-        size = self.model.config.image_size
-        depth = _required_depth(depth, rgb)
+    def prepare_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        return resize_rgb(rgb, self.model.config.image_size)
+
+    def prepare_depth(self, depth: np.ndarray) -> np.ndarray:
         # The filter overshoots at edges: below 0 there is no depth, beyond 5 m the model has seen none.
-        prepared = np.maximum(clip_depth(resize_depth(without_invalid_readings(depth), size)), np.float32(0.0))
-        return Frame(stamp_ns, resize_rgb(rgb, size), prepared, image_size=(rgb.shape[1], rgb.shape[0]))
+        return np.maximum(clip_depth(resize_depth(depth, self.model.config.image_size)), np.float32(0.0))
 
     @torch.inference_mode()
     def set_goal(self, goal: Goal) -> None:
@@ -240,10 +240,11 @@ class NavDpStandalonePolicy(TrajectoryPolicy):
             black = torch.zeros(1, size, size, 3, device=self.sampler.engine.device)
             self._no_frame_tokens = model.rgbd_encoder.rgb_tokens(black)[0]  # stands for frames before the first
 
-    def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame:
-        size = self.model.config.image_size
-        prepared = letterbox_depth(without_invalid_readings(_required_depth(depth, rgb)), size)
-        return Frame(stamp_ns, letterbox_rgb(rgb, size), prepared, image_size=(rgb.shape[1], rgb.shape[0]))
+    def prepare_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        return letterbox_rgb(rgb, self.model.config.image_size)
+
+    def prepare_depth(self, depth: np.ndarray) -> np.ndarray:
+        return letterbox_depth(depth, self.model.config.image_size)
 
     def set_goal(self, goal: Goal) -> None:
         """A pixel goal or a point goal; of a goal with both, the point."""
@@ -433,14 +434,6 @@ def _finish(
 def _fix_input_sizes(model: NavDp | NavDpStandalone) -> None:
     for encoder in (model.rgbd_encoder.rgb_model, model.rgbd_encoder.depth_model):
         encoder.fix_input_size(model.config.image_size, model.config.image_size)
-
-
-def _required_depth(depth: np.ndarray | None, rgb: np.ndarray) -> np.ndarray:
-    if depth is None:
-        raise ValueError("depth: NavDP needs a depth image with every frame, got None")
-    if np.shape(depth) != np.shape(rgb)[:2]:
-        raise ValueError(f"depth: expected the size of the RGB image {np.shape(rgb)[:2]}, got {np.shape(depth)}")
-    return depth
 
 
 def _rgb_tensor(name: str, frame: Frame, model: NavDp | NavDpStandalone, device: torch.device) -> Tensor:

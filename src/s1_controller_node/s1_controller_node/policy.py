@@ -27,7 +27,7 @@ from .checks import check_array, check_number, check_positive_int
 from .flow_sampler import FlowMatchingSampler
 from .nextdit_model import NextDiTModel
 from .path import path_from_increments
-from .preprocess import resize_rgb
+from .preprocess import resize_rgb, without_invalid_readings
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SAMPLERS = ("reference", "dpm_solver")
@@ -162,9 +162,30 @@ class TrajectoryPolicy(ABC):
     needs_latents: bool
     memory_frames: int = 1
 
-    @abstractmethod
     def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame:
-        """A frame as the model wants it, from RGB (H, W, 3) uint8 and depth (H, W) float metres, 0 = no reading."""
+        """A frame as the model wants it, from RGB (H, W, 3) uint8 and depth (H, W) float metres, 0 = no reading.
+
+        Raises:
+            ValueError: a model that needs depth gets none, or depth of another size than RGB.
+        """
+        small = None
+        if self.needs_depth:
+            if depth is None:
+                raise ValueError("depth: this model needs a depth image with every frame, got None")
+            if np.shape(depth) != np.shape(rgb)[:2]:
+                raise ValueError(
+                    f"depth: expected the size of the RGB image {np.shape(rgb)[:2]}, got {np.shape(depth)}"
+                )
+            small = self.prepare_depth(without_invalid_readings(depth))
+        return Frame(stamp_ns, self.prepare_rgb(rgb), small, image_size=(rgb.shape[1], rgb.shape[0]))
+
+    @abstractmethod
+    def prepare_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        """The RGB half of :meth:`prepare`, for callers that get the images one after the other."""
+
+    def prepare_depth(self, depth: np.ndarray) -> np.ndarray | None:
+        """The depth half, of finite metres with 0 = no reading; None where the model looks at no depth."""
+        return None
 
     @abstractmethod
     def set_goal(self, goal: Goal) -> None:
@@ -210,9 +231,8 @@ class NextDiTPolicy(TrajectoryPolicy):
         self._projected_latents: Tensor | None = None
         self._goal_tokens: Tensor | None = None
 
-    def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame:
-        resized = resize_rgb(rgb, self.model.config.image_size)
-        return Frame(stamp_ns, resized, None, image_size=(rgb.shape[1], rgb.shape[0]))
+    def prepare_rgb(self, rgb: np.ndarray) -> np.ndarray:
+        return resize_rgb(rgb, self.model.config.image_size)
 
     @torch.inference_mode()
     def set_goal(self, goal: Goal) -> None:

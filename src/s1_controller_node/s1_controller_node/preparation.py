@@ -1,8 +1,7 @@
 """From camera images to the small frames the model works on. Plain Python, no ROS.
 
 RGB and depth of a pair arrive one after the other and resizing takes milliseconds, so each is prepared as it comes,
-in a thread of its own, and the halves are put together. The result is the one of the policy's own `prepare` (a test
-compares them for every variant).
+in a thread of its own, and the halves are put together.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .navdp_policy import NavDpStandalonePolicy
 from .obstacles import ObstacleDetector
 from .pairing import StampPairing
 from .policy import Frame, TrajectoryPolicy
-from .preprocess import clip_depth, letterbox_depth, letterbox_rgb, resize_depth, resize_rgb
 
 
 class UnalignedDepthError(ValueError):
@@ -62,9 +59,7 @@ class FramePreparation:
     """
 
     def __init__(self, policy: TrajectoryPolicy, tolerance_ns: int, with_depth: bool) -> None:
-        self._size = policy.model.config.image_size
-        self._needs_depth = policy.needs_depth
-        self._letterbox = isinstance(policy, NavDpStandalonePolicy)
+        self._policy = policy
         self._pairing = StampPairing(tolerance_ns)
         self._lock = threading.Lock()
         self.with_depth = with_depth or policy.needs_depth
@@ -72,7 +67,7 @@ class FramePreparation:
 
     def rgb(self, stamp_ns: int, rgb: np.ndarray) -> PreparedFrame | None:
         """Add a colour image (H, W, 3) uint8 RGB."""
-        small = letterbox_rgb(rgb, self._size) if self._letterbox else resize_rgb(rgb, self._size)
+        small = self._policy.prepare_rgb(rgb)
         half = _Half(stamp_ns, (rgb.shape[1], rgb.shape[0]), small)
         if not self.with_depth:
             return PreparedFrame(Frame(stamp_ns, small, None, half.image_size))
@@ -84,16 +79,10 @@ class FramePreparation:
         Raises:
             UnalignedDepthError: it completes a pair with a colour image of another size.
         """
-        small = self._small_depth(depth) if self._needs_depth else None
+        small = self._policy.prepare_depth(depth)
         detector = self.obstacle_detector
         obstacles = detector.scan(depth).obstacles.points if detector else None
         return self._paired("depth", _Half(stamp_ns, (depth.shape[1], depth.shape[0]), small, obstacles))
-
-    def _small_depth(self, depth: np.ndarray) -> np.ndarray:
-        if self._letterbox:
-            return letterbox_depth(depth, self._size)
-        # The filter overshoots at edges: below 0 there is no depth.
-        return np.maximum(clip_depth(resize_depth(depth, self._size)), np.float32(0.0))
 
     def _paired(self, side: str, half: _Half) -> PreparedFrame | None:
         with self._lock:

@@ -153,7 +153,7 @@ def test_bad_frames_and_goals_are_refused_by_name(dual, standalone):
         dual.sample(frame)
     with pytest.raises(NoGoalError):
         standalone.sample(standalone.prepare(0, rgb, depth))
-    with pytest.raises(ValueError, match="depth: NavDP needs a depth image"):
+    with pytest.raises(ValueError, match="depth: this model needs a depth image"):
         dual.prepare(0, rgb)
     with pytest.raises(ValueError, match=r"depth: expected the size of the RGB image \(48, 64\), got \(24, 32\)"):
         standalone.prepare(0, rgb, depth[::2, ::2])
