@@ -241,12 +241,24 @@ def measure(arguments: argparse.Namespace, system1: str, profile: str) -> dict:
     }
 
 
+# The bias of the forward step in the last layer, and the value that makes random trajectories lead ahead: at a path
+# that ends near the robot S1 asks for the next plan and, rightly, samples no further ones meanwhile.
+AHEAD = {"nextdit": ("model.action_decoder.bias", -1.0), "navdp": ("model.navdp.action_head.bias", -5.0)}
+
+
 def make_model(folder: Path, system1: str) -> str:
-    """A small random checkpoint, made by the command that makes those of the tests."""
-    model = str(folder / "model")
-    command = [sys.executable, "-m", "dual_nav_training.random_checkpoint", model, "--system1", system1]
+    """A small random checkpoint, made by the command that makes those of the tests, with paths that lead ahead."""
+    from safetensors.torch import load_file, save_file
+
+    model = folder / "model"
+    command = [sys.executable, "-m", "dual_nav_training.random_checkpoint", str(model), "--system1", system1]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return model
+    key, value = AHEAD["nextdit" if "nextdit" in system1 else "navdp"]
+    shard = model / json.loads((model / "model.safetensors.index.json").read_text())["weight_map"][key]
+    tensors = load_file(shard)
+    tensors[key][0] = value
+    save_file(tensors, shard, metadata={"format": "pt"})
+    return str(model)
 
 
 def latents_shape(model: Path) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "dual_nav_bringup": {"dual_nav_util", "nav_msgs_ext"},
 }
 # Modules of the node packages that may import rclpy; everything else there is plain Python.
-ROS_MODULES = {"node.py", "main.py"}
+ROS_MODULES = {"node.py", "main.py", "navigate.py"}
 
 
 def imports_of(path: Path) -> set[str]:
