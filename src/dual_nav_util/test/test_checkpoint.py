@@ -195,7 +195,7 @@ def test_tensors_of_the_other_process_are_never_read(tmp_path):
         {"a.safetensors": {**decoy, **own}, "b.safetensors": {"model.traj_dit.bias": torch.zeros(8)}},
     )
     assert _growth_mib(folder, "model.traj_dit.") < 64
-    assert _growth_mib(folder, "model.layers.") > 200  # the measurement sees a tensor that is read
+    assert _growth_mib(folder, "model.layers.") > 128  # the measurement sees a tensor that is read
 
 
 def test_name_some_gives_the_first_few_and_the_count():

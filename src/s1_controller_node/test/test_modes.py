@@ -329,7 +329,7 @@ def test_any_order_of_events_keeps_the_invariants_and_never_leaves_the_robot_wai
         if stopped:
             assert memory.idle
             assert state(memory) == State.ARRIVED
-        settled = modes.begin_next(modes.stands(memory, 9))
+        settled = modes.stands(modes.begin_next(memory), 9)  # as in the next control period
         if settled.idle and not settled.stopped:  # somebody's turn: S1 wants a path, or S2 is asked
             assert modes.path_wanted(settled, config) or modes.ask(settled, config) != Ask.NO
 
