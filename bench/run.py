@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: what `make bench` runs.
 
-    python bench/run.py [s1] [s2] [overhead] [motion]
+    python bench/run.py [s1] [sampler] [s2] [overhead] [motion]
 
 Each is a program of its own with more options (`python bench/bench_s1.py --help`). Without names all run; together
 they take about a quarter of an hour on two cores. Nothing else should run on the machine meanwhile.
@@ -16,6 +16,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = {
     "s1": ("bench_s1.py", "S1 sampling against plain sampling"),
+    "sampler": ("sampler_deviation.py", "how far NavDP's fast sampler parts from the reference"),
     "s2": ("bench_s2.py", "S2 step against full recomputation"),
     "overhead": ("bench_overhead.py", "what the runtime adds between camera stamp and command"),
     "motion": ("motion_course.py", "tracking on a simulated course"),
