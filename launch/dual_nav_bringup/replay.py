@@ -38,6 +38,7 @@ from dual_nav_util.dds import image_transport_warnings
 
 NODES = ("s2_planner", "s1_controller")
 STOP_SECONDS = 20.0  # the runner needs at most 15 s to end its processes
+SPIN_END_TIMEOUT = 2.0  # s for a callback at hand to end
 # Of the nodes' log: warnings, errors, and what the runner says about them (started, killed, ended).
 SHOWN_LOG = re.compile(r"\[WARN\]|\[ERROR\]|\[FATAL\]|Traceback|Error:|\] +-- ")
 
@@ -271,6 +272,9 @@ class Replay:
             at_the_end.callback(node.destroy_node)
             executor = SingleThreadedExecutor()
             executor.add_node(node)
+            spinner = threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True)
+            # A thread that is still waiting for messages while ROS is torn down aborts the process.
+            at_the_end.callback(lambda: spinner.join(SPIN_END_TIMEOUT) if spinner.is_alive() else None)
             at_the_end.callback(executor.shutdown)
             system = System(arguments, folder / "nodes.log", self.say)
             at_the_end.callback(system.stop)
@@ -281,7 +285,7 @@ class Replay:
             # Before the nodes end: that the clock stands still then is no finding.
             at_the_end.callback(observer.close)
             watch = ActiveWatch(node)
-            threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True).start()
+            spinner.start()
             try:
                 self.wait(system, watch, observer)
                 self.stream(system, player)
