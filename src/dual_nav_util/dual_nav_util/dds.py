@@ -1,4 +1,4 @@
-"""Says when camera images travel without the DDS profile this project ships (launch/config/fastdds.xml).
+"""Shared memory of Fast DDS: says when the profile this project ships (launch/config/fastdds.xml) is not in force.
 
 With Fast DDS as it comes, a 640x480 RGB image is larger than the whole shared-memory segment of a process and most
 best-effort images are lost without any error. So what is in force is looked up in the running process, not in its
@@ -7,13 +7,18 @@ settings: a profile named wrongly or refused by Fast DDS shows here too.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS 3, Fast DDS 2
 NEEDED_SEGMENT_BYTES = 16 * 1024 * 1024  # half the shipped profile's: ten pairs of 640x480 RGB and depth images
+SHARED_MEMORY = Path("/dev/shm")
+STALE_AFTER = 10.0  # s; a younger lock file may belong to a process that is about to lock it
 SEGMENT_LOCK = re.compile(r"/dev/shm/((?:fastdds|fastrtps)_[0-9a-f]{16})_el")
 
 
@@ -39,6 +44,27 @@ def image_transport_warnings(rmw_identifier: str) -> list[str]:
         f"needed: {NEEDED_SEGMENT_BYTES // 1024} kB. Camera images will be lost. "
         f"Set {' and '.join(PROFILE_VARIABLES)} to the absolute path of that file in every process."
     ]
+
+
+def remove_stale_segments(folder: Path = SHARED_MEMORY) -> int:
+    """Remove the image segments of Fast DDS processes that were killed; how many.
+
+    A killed process leaves its shared memory behind (33 MB with the shipped profile), and a planner that is respawned
+    again and again would fill the memory of the machine. The lock file beside a segment tells: its owner locks it
+    for as long as it lives. Segments of other users are left alone.
+    """
+    removed = 0
+    for lock in folder.glob("fast*_el"):
+        name = SEGMENT_LOCK.fullmatch(str(SHARED_MEMORY / lock.name))
+        with contextlib.suppress(OSError):  # it ended by itself meanwhile, is alive, or belongs to another user
+            if name is None or time.time() - lock.stat().st_mtime < STALE_AFTER:
+                continue
+            with lock.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (folder / name.group(1)).unlink(missing_ok=True)
+                lock.unlink()
+                removed += 1
+    return removed
 
 
 def own_segment_sizes(open_files: Iterable[str]) -> list[int]:

@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .dds import remove_stale_segments
+
 if TYPE_CHECKING:
     from .managed_node import ManagedNode
 
@@ -37,6 +39,8 @@ def run(make_node: Callable[[], ManagedNode], arguments: list[str] | None = None
         import rclpy
         from rclpy.signals import SignalHandlerOptions
 
+        # Above all for a planner that is respawned: what it left when it was killed goes before it takes more.
+        remove_stale_segments()
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
     except KeyboardInterrupt:
