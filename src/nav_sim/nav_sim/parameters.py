@@ -11,7 +11,7 @@ from dual_nav_util.params import ParameterError, parameter
 from .camera import Camera
 from .draw import Draw
 from .episodes import FAMILIES, SPLITS, Episode, draw_start, make_episode
-from .lockstep import PLANNER_AND_CONTROLLER, WAIT_FOR
+from .lockstep import WAIT_FOR
 from .scene import LOOKS
 from .sensors import DepthSensor
 from .simulator import Config, OdometryNoise, Pose
@@ -135,10 +135,6 @@ class SimulatorParameters:
         return DepthSensor(
             self.depth_minimum, self.depth_maximum, self.depth_dropout, self.depth_edge_dropout, self.depth_noise
         )
-
-    @property
-    def waits_for_planner(self) -> bool:
-        return self.wait_for == PLANNER_AND_CONTROLLER
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,6 @@ class Box:
     x1: int
     y1: int
 
-    def overlaps(self, other: Box) -> bool:
-        return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
-
 
 @dataclass(frozen=True)
 class Room:
