@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain_s2 import PlainS2, plain_network
+from plain_s2 import PlainS2
 from torch.utils.flop_counter import FlopCounterMode
 
 from dual_nav_training.random_checkpoint import make_config, s2_config, write_checkpoint
@@ -92,7 +92,7 @@ def run(size: str, device: str, precision: str, repeats: int, folder: str) -> di
     checkpoint = CheckpointFolder(folder)
     model = planner._model
     plain = PlainS2(
-        plain_network(model.network),
+        model.network,
         model.latent_queries,
         load_protocol(checkpoint),
         ImageProcessor.from_folder(checkpoint.path),

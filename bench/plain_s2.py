@@ -15,17 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import DynamicCache
 
 from s2_planner_node.image_processor import ImageProcessor, resize_rgb
 from s2_planner_node.prompt import PromptProtocol, first_turn, look_down_turn
-
-
-def plain_network(network: nn.Module) -> Qwen2_5_VLForConditionalGeneration:
-    """A transformers network of its own that shares the tensors of ``network``."""
-    plain = Qwen2_5_VLForConditionalGeneration(network.config).eval()
-    plain.load_state_dict(network.state_dict(), assign=True)
-    return plain.requires_grad_(False)
 
 
 def _segments_mask(lengths: Sequence[int]) -> Tensor:

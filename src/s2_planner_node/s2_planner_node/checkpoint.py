@@ -66,10 +66,15 @@ def transformers_config(config: Mapping[str, Any]) -> Any:
 
 
 def build_network(config: Mapping[str, Any], device: str = "meta") -> torch.nn.Module:
-    """transformers' ``Qwen2_5_VLForConditionalGeneration`` for a release's config, on ``meta`` without memory."""
+    """transformers' ``Qwen2_5_VLForConditionalGeneration`` for a release's config, in evaluation mode.
+
+    On ``meta`` the parameters take no memory. The rotary tables, which no checkpoint holds, are always there, so
+    that the network's own ``forward`` works once it has its parameters (training, tests).
+    """
+    from accelerate import init_empty_weights
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    with torch.device(device):
+    with init_empty_weights(include_buffers=False) if device == "meta" else torch.device(device):
         return Qwen2_5_VLForConditionalGeneration(transformers_config(config)).eval()
 
 
@@ -164,7 +169,7 @@ def load_model(
     if config.get("tie_word_embeddings"):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     load_into(network, tensors, rename=lambda key: installed_name(key, network), where=str(folder.path))
-    network.requires_grad_(False)
+    network.requires_grad_(False).to(target)  # the parameters are there, the rotary tables not yet
 
     end_token_ids, repetition_penalty = generation_settings(folder)
     return S2Model(
