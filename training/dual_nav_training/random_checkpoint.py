@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from dual_nav_training.answer_fixture import AnswerFixture
+from dual_nav_training.checkpoint_writer import Progress, complete_or_absent, write_json, write_weights
 from dual_nav_training.random_tokenizer import CHAT_TEMPLATE, RELEASE_TOKEN_IDS, build_tokenizer, special_token_ids
 from s1_controller_node.checkpoint import expected_shapes as system1_shapes
 from s2_planner_node.checkpoint import expected_shapes as s2_shapes
@@ -33,10 +31,6 @@ from s2_planner_node.checkpoint import has_system1
 SIZES = ("tiny", "small", "release")
 SYSTEM1 = ("nextdit_async", "nextdit", "navdp_async", "none", "navdp_standalone")
 STANDALONE = "navdp_standalone"
-Progress = Callable[[str], None]
-
-_RELEASE_SHARD_BYTES = 5 * 10**9
-_MIN_SHARDS = 3  # a small checkpoint is sharded, too: it goes through the same code
 
 _SMALL_VOCABULARY = 1024
 _S2_SIZES: dict[str, dict[str, Any]] = {
@@ -193,16 +187,8 @@ def write_checkpoint(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
         raise FileExistsError(f"{folder} exists and was not written by make_checkpoint; choose another folder")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with complete_or_absent(folder) as partial:
         _write_files(partial, config, seed, answers, progress)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
     return folder
 
 
@@ -220,39 +206,26 @@ def _write_files(
     else:
         tokenizer = build_tokenizer(config, answers)
         tokenizer.save(str(folder / "tokenizer.json"))
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config())
-        _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-        _write_json(folder / "preprocessor_config.json", _preprocessor_config(config))
-        _write_json(
+        write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+        write_json(folder / "preprocessor_config.json", _preprocessor_config(config))
+        write_json(
             folder / "generation_config.json",
             {"bos_token_id": config["bos_token_id"], "do_sample": False, "eos_token_id": config["eos_token_id"]},
         )
         if answers:
             fixture = AnswerFixture(config, tokenizer, answers)
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     note = f"Random weights, seed {seed}: not a trained model."
     if answers:
         note += f" Its answers are fixed: {' then '.join(answers)}."
     (folder / _MARK).write_text(note + "\n", encoding="utf-8")
 
-    dtype = getattr(torch, config.get("torch_dtype", "float32"))
-    shards = _plan_shards(shapes, torch.empty((), dtype=dtype).element_size())
-    weight_map: dict[str, str] = {}
-    for number, keys in enumerate(shards, 1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for key in keys:
-            value = random_tensor(key, shapes[key], seed)
-            if fixture is not None:
-                value = fixture.shape_weight(key, value)
-            tensors[key] = value.to(dtype).contiguous()
-            weight_map[key] = name
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        progress(f"{name}: {len(keys)} tensors, {sum(t.nbytes for t in tensors.values()) / 1e6:.1f} MB")
-    total = sum(math.prod(shape) for shape in shapes.values()) * torch.empty((), dtype=dtype).element_size()
-    _write_json(
-        folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
-    )
+    def tensor_of(key: str) -> torch.Tensor:
+        value = random_tensor(key, shapes[key], seed)
+        return value if fixture is None else fixture.shape_weight(key, value)
+
+    write_weights(folder, shapes, tensor_of, getattr(torch, config.get("torch_dtype", "float32")), progress)
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -275,25 +248,6 @@ def random_tensor(key: str, shape: Sequence[int], seed: int) -> torch.Tensor:
         return 1 + 0.02 * value if leaf in ("weight", "gamma") else 0.02 * value
     is_table = leaf == "latent_queries" or key.endswith(("embed_tokens.weight", "_embedding.weight", "pos_embed"))
     return 0.2 * value if is_table else value / math.sqrt(math.prod(shape[1:]))
-
-
-def _plan_shards(shapes: Mapping[str, Sequence[int]], item_bytes: int) -> list[list[str]]:
-    """Keys of each shard, in order; no shard above the release's shard size, at least three shards."""
-    sizes = {key: math.prod(shape) * item_bytes for key, shape in shapes.items()}
-    limit = min(_RELEASE_SHARD_BYTES, math.ceil(sum(sizes.values()) / _MIN_SHARDS))
-
-    def split() -> Iterator[list[str]]:
-        keys: list[str] = []
-        filled = 0
-        for key, size in sizes.items():
-            if keys and filled + size > limit:
-                yield keys
-                keys, filled = [], 0
-            keys.append(key)
-            filled += size
-        yield keys
-
-    return list(split())
 
 
 def _tokenizer_config() -> dict[str, Any]:
@@ -328,10 +282,6 @@ def _preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "temporal_patch_size": vision["temporal_patch_size"],
     }
-
-
-def _write_json(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -169,6 +169,15 @@ class PromptProtocol:
             )
         return ids
 
+    @property
+    def image_token_id(self) -> int:
+        """The token that stands for an image, or for one merge cell of it."""
+        return self._image_token_id
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Token ids of an assistant's answer as the model would generate them, without the end of turn."""
+        return self._tokenizer(answer, add_special_tokens=False)["input_ids"]
+
     def decode(self, token_ids: list[int]) -> str:
         """Text of a generated answer without control tokens."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
