@@ -6,6 +6,7 @@ random depends on seed, epoch (`set_epoch`) and the sample's number alone.
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 import warnings
@@ -48,7 +49,7 @@ _TURNS = (TURN_LEFT, TURN_RIGHT)
 Sample = TypeVar("Sample")
 
 
-class _Samples(Dataset, Generic[Sample]):
+class _Samples(Dataset, Generic[Sample], abc.ABC):
     """A dataset that can leave out samples with unreadable files; all its workers count in `skipped`."""
 
     def __init__(self, on_problem: OnProblem, seed: int) -> None:
@@ -64,22 +65,21 @@ class _Samples(Dataset, Generic[Sample]):
         """Samples that could not be read and were replaced by the next one, in all workers."""
         return int(self._shared[1])
 
-    def _random(self, index: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, int(self._shared[0]), index])
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def _sample(self, index: int) -> Sample:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def sample(self, index: int, random: np.random.Generator) -> Sample:
+        """One sample with its draws from `random`. DataError when one of its files cannot be read."""
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         problem: DataError | None = None
         for number in range(len(self)):
+            random = np.random.default_rng([self._seed, int(self._shared[0]), index])
             try:
-                return self._sample((index + number) % len(self))
+                return self.sample((index + number) % len(self), random)
             except DataError as error:
                 if self._on_problem == "raise":
                     raise
@@ -215,7 +215,8 @@ class S2Dataset(_Samples[S2Sample]):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def _sample(self, index: int) -> S2Sample:
+    def sample(self, index: int, random: np.random.Generator) -> S2Sample:
+        """Nothing of it is drawn: `random` is not used."""
         data, config, chosen = self.data, self.config, self._chosen[index]
         episode, frame = chosen.episode, chosen.frame
         history = history_frames(frame, config.num_history)
@@ -325,8 +326,9 @@ class DualDataset(_Samples[DualSample]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def _sample(self, index: int) -> DualSample:
-        prompt = self._prompts[int(self._numbers[index])]
+    def sample(self, index: int, random: np.random.Generator) -> DualSample:
+        """Nothing of it is drawn: `random` is not used."""
+        prompt = self._prompts.sample(int(self._numbers[index]), random)
         config, data, episode = self.config, self.data, prompt.episode
         frames = [prompt.frame + f for f in plan_frames(prompt.goal_frames, config.frame_interval, config.max_frames)]
         size = config.image_size
@@ -396,8 +398,21 @@ class NavDpSampleConfig:
             raise ValueError(f"pixel_channels: expected 4 or 7, got {self.pixel_channels}")
 
 
-_MASK_HALF_SIDE = (6, 12)  # pixels of the camera image, from and below
+_MASK_MARGIN = (6, 12)  # pixels of the camera image that a goal's mark reaches to each side, from and below
 _GOAL_DEPTH = 0.8  # of the camera's height: so far below the camera the reference puts a goal before it projects it
+
+
+@dataclass(frozen=True)
+class NavDpDraw:
+    """given: frame in whose image the pixel goal is; current; goal: later frames. angle: of the augmented path [rad].
+    margins: of the mark of the pixel goal, pixels to the left, above, right, below."""
+
+    episode: int
+    given: int
+    current: int
+    goal: int
+    angle: float
+    margins: tuple[int, ...]
 
 
 class NavDpDataset(_Samples[dict[str, Tensor]]):
@@ -434,13 +449,15 @@ class NavDpDataset(_Samples[dict[str, Tensor]]):
         points = read_obstacles(path)
         return cKDTree(points) if len(points) else None
 
-    def choose(self, index: int) -> tuple[int, int, int, int]:
-        """Episode, and the frames drawn for a sample: where the pixel goal is given, the current one, the goal."""
+    def draw(self, index: int, random: np.random.Generator) -> NavDpDraw:
+        """What is random about a sample."""
         episode = self._episodes[index % len(self._episodes)]
-        random, length = self._random(index), self.data.length(episode)
+        length = self.data.length(episode)
         given = int(random.integers(0, length // 2))
         goal = int(random.integers(given + 1, length - 1))
-        return episode, given, int(random.integers(given, goal)), goal
+        current = int(random.integers(given, goal))
+        angle = float(random.uniform(-self.config.turn, self.config.turn))
+        return NavDpDraw(episode, given, current, goal, angle, tuple(random.integers(*_MASK_MARGIN, 4).tolist()))
 
     def local_path(self, episode: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Path (n, 2) of the robot's centre from frame `first` to `last` in its own frame at `first` (x forward, y
@@ -450,12 +467,12 @@ class NavDpDataset(_Samples[dict[str, Tensor]]):
         local = (np.linalg.inv(body[0]) @ body)[:, :3, 3]
         return np.column_stack((local[:, 1], -local[:, 0])), body[0]
 
-    def _sample(self, index: int) -> dict[str, Tensor]:
-        config = self.config
-        episode, given, current, goal = self.choose(index)
-        path, frame = self.local_path(episode, current, goal)
-        angle = float(self._random(index).spawn(1)[0].uniform(-config.turn, config.turn))
-        augmented = labels.turned(path, angle)
+    def sample(self, index: int, random: np.random.Generator) -> dict[str, Tensor]:
+        """See the class."""
+        config, draw = self.config, self.draw(index, random)
+        episode, current = draw.episode, draw.current
+        path, frame = self.local_path(episode, current, draw.goal)
+        augmented = labels.turned(path, draw.angle)
         initial = path[1] - path[0]
         poses = labels.with_directions(path, initial)
         indices = labels.navdp_indices(len(path), config.predict_size, config.stride)
@@ -463,8 +480,8 @@ class NavDpDataset(_Samples[dict[str, Tensor]]):
         memory = self._memory(episode, current)
         sample = {
             "points": poses[-1],
-            "image_goals": np.concatenate((self._image(episode, goal), memory[-1]), axis=-1),
-            "pixel_goals": self._pixel_goal(episode, given, goal, index),
+            "image_goals": np.concatenate((self._image(episode, draw.goal), memory[-1]), axis=-1),
+            "pixel_goals": self._pixel_goal(draw),
             "images": memory,
             "depths": letterbox_depth(self.data.depth(episode, current), config.image_size)[None],
             "labels": labels.navdp_label(poses, indices),
@@ -501,17 +518,19 @@ class NavDpDataset(_Samples[dict[str, Tensor]]):
         width, height = self.data.image_size(episode)
         return (float(column), float(row)) if 0 < column < width and 0 < row < height else None
 
-    def _pixel_goal(self, episode: int, given: int, goal: int, index: int) -> np.ndarray:
-        width, height = self.data.image_size(episode)
+    def _pixel_goal(self, draw: NavDpDraw) -> np.ndarray:
+        width, height = self.data.image_size(draw.episode)
         mask = np.zeros((height, width, 3), np.uint8)
-        pixel = self.goal_pixel(episode, given, goal)
+        pixel = self.goal_pixel(draw.episode, draw.given, draw.goal)
         if pixel is not None:
-            before_x, before_y, after_x, after_y = self._random(index).spawn(2)[1].integers(*_MASK_HALF_SIDE, 4)
-            first = (int(pixel[0] - before_x), int(pixel[1] - before_y))
-            last = (int(pixel[0] + after_x), int(pixel[1] + after_y))
+            left, above, right, below = draw.margins
+            first, last = (
+                (int(pixel[0] - left), int(pixel[1] - above)),
+                (int(pixel[0] + right), int(pixel[1] + below)),
+            )
             cv2.rectangle(mask, first, last, (255, 255, 255), -1)
         boxed = letterbox_rgb(mask, self.config.image_size)[..., :1].astype(np.float32) / 255.0
-        return np.concatenate((self._image(episode, given), boxed), axis=-1)
+        return np.concatenate((self._image(draw.episode, draw.given), boxed), axis=-1)
 
 
 def _in_world(frame: np.ndarray, path: np.ndarray) -> np.ndarray:
