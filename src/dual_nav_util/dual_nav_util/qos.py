@@ -30,6 +30,13 @@ NEWEST_STATE = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
 )
+# Static transforms: several nodes publish on the topic, each keeps its own.
+STATIC_TRANSFORMS = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    history=HistoryPolicy.KEEP_LAST,
+    depth=100,
+)
 # Everything else.
 DEFAULT = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,

@@ -105,6 +105,22 @@ class MotionCommand:
     tracking: TrackingReport
 
 
+@dataclass(frozen=True, eq=False)
+class MotionView:
+    """What people are shown of the layer.
+
+    Attributes:
+        path: (N, 3) poses of the path being tracked, in odom; None without one.
+        outline: (N, 2) corners of the footprint, in the base frame like the rest [m].
+        stop_zone: (N, 2) where an obstacle would stop the robot. obstacles: (N, 2) cells that are remembered.
+    """
+
+    path: np.ndarray | None
+    outline: np.ndarray
+    stop_zone: np.ndarray
+    obstacles: np.ndarray
+
+
 class MotionLayer:
     """See the module. Time-outs, states and what stops the robot: docs/motion.md."""
 
@@ -267,6 +283,12 @@ class MotionLayer:
             self._limiter.sent(going)
             self._tracker = make_tracker(config.tracker, config.drive)
 
+    def mount_camera(self, mount: CameraMount) -> None:
+        """Where the depth camera sits; to be told before the first depth image."""
+        with self._lock:
+            self.config = replace(self.config, camera=mount)
+            self._detector = None
+
     # --------------------------------------------------------------------------------------------------- questions
 
     def wants_path(self, plan: AcceptedPlan, stamp_ns: int | None = None) -> bool:
@@ -300,6 +322,17 @@ class MotionLayer:
         """Age [s] of the newest depth scan, None without one."""
         with self._lock:
             return seconds_between(self._depth[0], now_ns) if self._depth else None
+
+    def view(self, now_ns: int) -> MotionView:
+        """What the layer follows and looks at now, to be drawn."""
+        with self._lock:
+            path, pose = self._path, self._known_pose(now_ns)
+            return MotionView(
+                path=None if path is None else np.column_stack([path.points, path.heading]),
+                outline=self.gate.footprint.outline(),
+                stop_zone=self.gate.stop_zone(),
+                obstacles=self._obstacles.around(pose) if pose is not None else np.zeros((0, 2)),
+            )
 
     # ------------------------------------------------------------------------------------------------- each period
 

@@ -6,8 +6,9 @@ checked in `controller.py`, what is driven and whether it may be is decided in `
 `_send_command`.
 
 Subscribes to `rgb`, `depth` and `camera_info` (for the obstacle stop, and where the model or the selection needs
-them), `odom`, `s2/plan` and `manual_cmd_vel`; publishes `cmd_vel`, `s1/state`, `s1/actions` and, while somebody
-listens, `s1/path` and `s1/candidates`; offers `~/reset`, `~/enable`, `~/emergency_stop` and `~/release`. Parameters
+them), `odom`, `s2/plan` and `manual_cmd_vel`, and to `/tf_static` for the mount of the depth camera; publishes
+`cmd_vel`, `s1/state`, `s1/actions` and, while somebody listens, `s1/path`, `s1/tracked_path`, `s1/candidates` and
+`s1/robot`; offers `~/reset`, `~/enable`, `~/emergency_stop` and `~/release`. Parameters
 are in `parameters.py`.
 """
 
@@ -19,6 +20,7 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist, TwistStamped
@@ -35,12 +37,13 @@ from dual_nav_util.stamps import from_seconds, seconds_between, to_nanoseconds, 
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
 
+from .camera_mount import MountChoice
 from .controller import Controller, GoalKinds, Task
 from .frames import FrameRing
 from .geometry import STANDSTILL, Twist2D, compose
-from .markers import candidates_message, path_message
+from .markers import candidates_message, path_message, robot_message
 from .modes import Ask
-from .motion import MotionLayer
+from .motion import MotionCommand, MotionLayer
 from .obstacles import Intrinsics, ObstacleDetector
 from .odometry import OdometryError, OdometryGap, OdometrySample, planar_pose
 from .parameters import Parameters
@@ -51,6 +54,12 @@ from .policy import load_policy
 from .preparation import FramePreparation, PreparedFrame
 from .stop_rules import State
 
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # there are no wheels of it
+    TFMessage = None
+
+DRAWING_PERIOD = 0.2  # s between two pictures of the robot for people
 RECENT = 5.0  # s an error stays in /diagnostics
 STOP_TIMEOUT = 2.0  # s to wait for a thread at the end
 ERROR_STATES = (State.STALE_PLAN, State.NO_SENSORS, State.FAULT)
@@ -80,6 +89,7 @@ class S1Controller(ManagedNode):
         self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())
+        self._mount = self._mount_choice(parameters)
         goals = GoalKinds(latents=self._policy.needs_latents, pixel_goal=not self._policy.needs_latents)
         self._controller = Controller(goals, self._ring, self._motion)
         self._time_lock = threading.Lock()
@@ -89,8 +99,7 @@ class S1Controller(ManagedNode):
         self._camera_info: CameraInfo | None = None
         self._intrinsics: Intrinsics | None = None
         self._depth_without_pose = 0
-        self._last_command_state = State.IDLE
-        self._last_command_text = ""
+        self._last_motion: MotionCommand | None = None
         self._last_fallback = ""
         self._rates = {name: EventRate() for name in ("rgb", "depth", "odom", "s2/plan", "prepared", "paths")}
         self._windows = {
@@ -116,6 +125,8 @@ class S1Controller(ManagedNode):
         self._actions_publisher = self.managed_publisher(DiscreteActions, "s1/actions", qos.DEFAULT)
         self._path_publisher = self.managed_publisher(Path, "s1/path", qos.DEFAULT)
         self._candidates_publisher = self.managed_publisher(MarkerArray, "s1/candidates", qos.DEFAULT)
+        self._tracked_publisher = self.managed_publisher(Path, "s1/tracked_path", qos.DEFAULT)
+        self._robot_publisher = self.managed_publisher(MarkerArray, "s1/robot", qos.DEFAULT)
 
         compressed = parameters.rgb_transport == "compressed"
         self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
@@ -135,7 +146,10 @@ class S1Controller(ManagedNode):
         self.managed_service(SetBool, "~/enable", self._on_enable)
         self.managed_service(Trigger, "~/emergency_stop", self._on_emergency_stop)
         self.managed_service(Trigger, "~/release", self._on_release)
+        if TFMessage is not None and parameters.mount_from_tf == "auto":
+            self.managed_subscription(TFMessage, "/tf_static", self._on_static_transforms, qos.STATIC_TRANSFORMS)
         self.managed_timer(1.0 / parameters.control_rate, self._send_command)
+        self.managed_timer(DRAWING_PERIOD, self._draw)
 
     def activate(self) -> None:
         # What was loaded stays: the garbage collector need not look at it in the middle of a frame.
@@ -202,10 +216,20 @@ class S1Controller(ManagedNode):
             self.incidents.report("camera_info", f"camera_info refused: {error}")
             return
         self._camera_info, self._intrinsics = message, intrinsics
-        if self._settings.selection == "clearance":
-            settings = self._settings
-            detector = ObstacleDetector(intrinsics, settings.camera_mount(), settings.obstacle_config())
-            self._preparation.obstacle_detector = detector
+        self._look_for_selection()
+
+    def _on_static_transforms(self, message: TFMessage) -> None:
+        for transform in message.transforms:
+            place, turn = transform.transform.translation, transform.transform.rotation
+            try:
+                self._mount.add_transform(
+                    transform.header.frame_id,
+                    transform.child_frame_id,
+                    (place.x, place.y, place.z),
+                    (turn.x, turn.y, turn.z, turn.w),
+                )
+            except ValueError as error:
+                self.incidents.report("tf", f"tf_static: {error}")
 
     def _on_odometry(self, message: Odometry) -> None:
         if not self.is_active:
@@ -304,6 +328,8 @@ class S1Controller(ManagedNode):
         started = time.perf_counter()
         stamp_ns = to_nanoseconds(message.header.stamp)
         depth = self._to_depth(message, "depth")
+        if self._mount.decide(message.header.frame_id, time.monotonic()):
+            self._mount_camera()
         if self._preparation.with_depth:  # first: the model waits for it
             self._keep(time_number, self._preparation.depth(stamp_ns, depth), started)
         if self._settings.obstacle_stop:
@@ -312,7 +338,7 @@ class S1Controller(ManagedNode):
     def _look_for_obstacles(self, time_number: int, stamp_ns: int, depth: Any) -> None:
         started = time.perf_counter()
         ahead = seconds_between(self.now_ns(), stamp_ns)
-        if self._intrinsics is None or time_number != self._time_number:
+        if self._intrinsics is None or self._mount.mount is None or time_number != self._time_number:
             return
         if ahead > self._settings.future_tolerance:
             raise ValueError(f"depth dropped, its stamp lies {ahead:.3f} s in the future")
@@ -321,6 +347,28 @@ class S1Controller(ManagedNode):
         except OdometryGap:  # the safety gate notices when it lasts
             self._depth_without_pose += 1
         self._windows["obstacles"].add(time.perf_counter() - started)
+
+    @staticmethod
+    def _mount_choice(parameters: Parameters) -> MountChoice:
+        mount, base = parameters.camera_mount(), parameters.base_frame
+        if parameters.mount_from_tf == "never":
+            return MountChoice(mount, base, None)
+        if TFMessage is None:
+            return MountChoice(mount, base, None, "tf2_msgs is not installed")
+        return MountChoice(mount, base, parameters.mount_wait)
+
+    def _mount_camera(self) -> None:
+        """It is decided where the depth camera sits."""
+        self.get_logger().info(f"depth camera: {self._mount.text}")
+        self._motion.mount_camera(self._mount.mount)
+        self._look_for_selection()
+
+    def _look_for_selection(self) -> None:
+        """The selection by clearance looks for obstacles itself, once mount and intrinsics are known."""
+        mount, intrinsics = self._mount.mount, self._intrinsics
+        if self._settings.selection == "clearance" and mount is not None and intrinsics is not None:
+            detector = ObstacleDetector(intrinsics, mount, self._settings.obstacle_config())
+            self._preparation.obstacle_detector = detector
 
     def _keep(self, time_number: int, frame: PreparedFrame | None, started: float) -> None:
         self._windows["prepare"].add(time.perf_counter() - started)
@@ -394,6 +442,22 @@ class S1Controller(ManagedNode):
             candidates = compose(image_pose, made.trajectories.paths)
             self._candidates_publisher.publish(candidates_message(candidates, made.trajectories.scores, header))
 
+    def _draw(self) -> None:
+        """What the motion layer follows and looks at, for people; far from the way of an image to the command."""
+        motion = self._last_motion
+        shows_path = self._tracked_publisher.get_subscription_count() > 0
+        shows_robot = self._robot_publisher.get_subscription_count() > 0
+        if motion is None or not (shows_path or shows_robot):
+            return
+        view = self._motion.view(self.now_ns())
+        if shows_path:
+            header = Header(stamp=to_stamp(self.now_ns()), frame_id=self._odometry_frame)
+            path = np.zeros((0, 3)) if view.path is None else view.path
+            self._tracked_publisher.publish(path_message(path, header))
+        if shows_robot:
+            settings = self._settings
+            self._robot_publisher.publish(robot_message(view, motion, settings.robot_height, settings.base_frame))
+
     # ------------------------------------------------------------------------------------------------ commands
 
     def _send_command(self) -> None:
@@ -420,7 +484,7 @@ class S1Controller(ManagedNode):
             state.header.frame_id = self._settings.base_frame
             self._state_publisher.publish(state)
             self._windows["control"].add(time.perf_counter() - started)
-            self._last_command_state, self._last_command_text = motion.state, motion.message
+            self._last_motion = motion
             if motion.tracking.fallback:
                 self._last_fallback = motion.tracking.fallback
 
@@ -456,6 +520,8 @@ class S1Controller(ManagedNode):
         """
         settings, ages = self._settings, self._controller.ages(self.now_ns(), time.monotonic())
         sensors, planner, control = self.status("sensors"), self.status("planner"), self.status("control")
+        motion = self._last_motion
+        state, said = (motion.state, motion.message) if motion else (State.IDLE, "")
 
         watched = [
             ("camera frame", ages.frame, settings.sensor_timeout),
@@ -467,6 +533,8 @@ class S1Controller(ManagedNode):
                 sensors.warn("the obstacle stop needs depth (a base with its own protection: obstacle_stop false)")
             elif self._intrinsics is None:
                 sensors.warn("the obstacle stop needs camera_info, and none has been received")
+            elif self._mount.mount is None:
+                sensors.warn("waiting for transforms that say where the depth camera sits (mount_wait)")
         for name, age, limit in watched:
             if age is None:
                 sensors.warn(f"no {name} has been received")
@@ -478,6 +546,10 @@ class S1Controller(ManagedNode):
             sensors.value(f"{name} received", self._rates[name].total)
         for name in ("rgb", "depth"):
             sensors.value(f"{name} replaced by newer ones", self._workers[name].dropped("image"))
+        if settings.obstacle_stop:
+            sensors.value("depth camera", self._mount.text)
+        for name in ("rgb", "depth", "camera_info", "odom"):
+            sensors.value(f"topic of {name}", self.resolve_topic_name(name))
         sensors.value("images without a partner", self._preparation.unpaired)
         sensors.value("depth without a pose", self._depth_without_pose)
         sensors.latency("prepare", self._windows["prepare"])
@@ -488,7 +560,7 @@ class S1Controller(ManagedNode):
             planner.warn("nobody publishes s2/plan")
         if ages.plan is None:
             planner.warn("no plan is being followed")
-        elif ages.plan > settings.plan_timeout and self._last_command_state != State.ARRIVED:
+        elif ages.plan > settings.plan_timeout and state != State.ARRIVED:
             planner.error(f"the newest plan is {ages.plan:.1f} s old: is s2_planner alive?")
         planner.value("publishers of s2/plan", publishers)
         planner.value("plans received", self._rates["s2/plan"].total)
@@ -497,15 +569,14 @@ class S1Controller(ManagedNode):
 
         for incident in self.incidents.recent(RECENT):
             control.error(incident.text)
-        state = self._last_command_state
         if not self.is_active:
             control.warn("inactive")
         elif state in ERROR_STATES:
-            control.error(f"{state.name}: {self._last_command_text}")
+            control.error(f"{state.name}: {said}")
         elif state == State.BLOCKED:
-            control.warn(f"{state.name}: {self._last_command_text}")
+            control.warn(f"{state.name}: {said}")
         control.value("state", state.name)
-        control.value("message", self._last_command_text)
+        control.value("message", said)
         control.value("paths", self._rates["paths"].total)
         control.value("paths [Hz]", self._rates["paths"].hertz())
         control.value("frames replaced by newer ones", self._workers["inference"].dropped("frame"))
@@ -516,5 +587,5 @@ class S1Controller(ManagedNode):
         return [
             sensors.build("camera and odometry arrive"),
             planner.build("plans arrive"),
-            control.build(f"{state.name}: {self._last_command_text}" if self._last_command_text else state.name),
+            control.build(f"{state.name}: {said}" if said else state.name),
         ]

@@ -58,6 +58,14 @@ class Parameters:
     camera_yaw: float = parameter(
         0.0, "Depth camera turned counter-clockwise from straight ahead", low=-math.pi, high=math.pi, unit="rad"
     )
+    mount_from_tf: str = parameter(
+        "auto",
+        "Where the depth camera sits; auto: as the static transforms of tf say, else as camera_*; never: as camera_*",
+        choices=("auto", "never"),
+    )
+    mount_wait: float = parameter(
+        3.0, "How long static transforms are waited for after the first depth image", low=0.0, high=60.0, unit="s"
+    )
 
     mode: str = parameter(
         PARTIAL_ASYNC,
@@ -81,6 +89,11 @@ class Parameters:
     open_loop: bool = parameter(
         False, "A recording is played: do not compare odometry with the commands. Never on a robot"
     )
+
+    lock_step: bool = parameter(
+        False, "A simulator waits for this node: control periods are those of /clock, which may stand still"
+    )
+    seed: int = parameter(-1, "Of the model's noise, anew in each episode; -1: another in each run", low=-1, high=2**62)
 
     rgb_transport: str = parameter(
         "raw", "Message type of rgb: Image or CompressedImage (JPEG, PNG)", choices=TRANSPORTS

@@ -63,6 +63,13 @@ class Footprint:
         if self.clearance(np.zeros((1, 2)))[0] >= 0.0:
             raise ValueError(f"footprint polygon: expected it to contain (0, 0), got {polygon!r}")
 
+    def outline(self) -> np.ndarray:
+        """Corners (N, 2) [m] in order; 32 for a circle."""
+        if self.corners is not None:
+            return self.corners
+        angles = np.linspace(0.0, 2.0 * math.pi, 32, endpoint=False)
+        return self.radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
     def clearance(self, points: np.ndarray) -> np.ndarray:
         """Distance [m] of points (..., 2) from the outline, negative inside."""
         if self.corners is None:
@@ -169,6 +176,7 @@ class SafetyGate:
         self.footprint = Footprint(config.radius, config.polygon)
         self._v_max, self._omega_max = v_max, omega_max
         self._enabled = True
+        self._looked_at = STANDSTILL  # the command whose way was last looked at
         self._emergency = ""
         self._held = False  # stopped for an obstacle
         self._unanswered = 0.0  # metres commanded since odometry last moved
@@ -204,7 +212,7 @@ class SafetyGate:
         """
         stop = self._must_stand(command, around)
         if stop is not None:
-            self._unanswered = 0.0
+            self._unanswered, self._looked_at = 0.0, STANDSTILL
             return SafeCommand(STANDSTILL, *stop)
         reasons, texts = Reason.NONE, []
         v, omega = command
@@ -268,14 +276,12 @@ class SafetyGate:
 
     def _allowed_share(self, twist: Twist2D, obstacles: np.ndarray) -> tuple[float, str]:
         """Factor in [0, 1] on a command that keeps clear of obstacles, and why it is 0 when it is."""
+        self._looked_at = twist
         if not self.config.use_depth or twist == STANDSTILL:
             return 1.0, ""
-        driving = twist.v > 0.05 * abs(twist.omega)  # else practically a turn on the spot
+        driving, speed, braking, margin = self._stopping(twist)
         # Look as far as the robot would need to stop, and a little more so that it slows down smoothly.
-        speed, reach = (twist.v, 0.5) if driving else (abs(twist.omega), 0.35)
-        braking = self.config.deceleration if driving else self.config.angular_deceleration
-        margin = self.config.stop_margin if driving else math.radians(3.0)
-        horizon = speed * self.config.reaction_time + speed * speed / (2.0 * braking) + margin + reach
+        horizon = self._stopping_way(twist) + (0.5 if driving else 0.35)
         free = self._free_way(twist, horizon / speed, obstacles) * speed
         if free >= horizon:
             self._held = False
@@ -289,6 +295,35 @@ class SafetyGate:
             return 0.0, f"an obstacle {max(free, 0.0):.2f} {'m' if driving else 'rad'} ahead in the robot's way"
         return min(1.0, allowed / speed), ""
 
+    def stop_zone(self, spacing: float = 0.05) -> np.ndarray:
+        """Where an obstacle would hinder the last command looked at: (N, 2) places of a grid in the base frame [m].
+
+        The footprint with its side margin, swept along the command's arc as far as the robot needs to stop. Empty
+        for a command to stand, and without depth.
+        """
+        twist = self._looked_at
+        if not self.config.use_depth or twist == STANDSTILL:
+            return np.zeros((0, 2))
+        _, speed, _, _ = self._stopping(twist)
+        duration = self._stopping_way(twist) / speed
+        reach = self.footprint.radius + self.config.side_margin + twist.v * duration
+        axis = np.arange(-math.ceil(reach / spacing), math.ceil(reach / spacing) + 1) * spacing
+        grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        _, clearance = self._clearance_along(twist, duration, grid, step=spacing)
+        return grid[(clearance < self.config.side_margin).any(axis=0)]
+
+    def _stopping(self, twist: Twist2D) -> tuple[bool, float, float, float]:
+        """Whether a command drives or turns on the spot; its speed, braking and margin in metres or radians."""
+        config = self.config
+        if twist.v > 0.05 * abs(twist.omega):
+            return True, twist.v, config.deceleration, config.stop_margin
+        return False, abs(twist.omega), config.angular_deceleration, math.radians(3.0)
+
+    def _stopping_way(self, twist: Twist2D) -> float:
+        """Metres (radians, turning on the spot) until the robot stands, with its margin."""
+        _, speed, braking, margin = self._stopping(twist)
+        return speed * self.config.reaction_time + speed * speed / (2.0 * braking) + margin
+
     def _free_way(self, twist: Twist2D, duration: float, obstacles: np.ndarray) -> float:
         """Time [s] until the footprint with its margin meets an obstacle at constant ``twist``, at most ``duration``.
 
@@ -299,19 +334,26 @@ class SafetyGate:
         near = obstacles[np.hypot(obstacles[:, 0], obstacles[:, 1]) <= within]
         if not len(near):
             return duration
-        length = twist.v * duration + self.footprint.radius * abs(twist.omega) * duration
-        times = np.linspace(0.0, duration, max(2, math.ceil(length / 0.02)) + 1)
-        yaw = twist.omega * times
-        chord = twist.v * times * np.sinc(0.5 * yaw / math.pi)
-        place = np.stack([chord * np.cos(0.5 * yaw), chord * np.sin(0.5 * yaw)], axis=1)
-        offset = near[None] - place[:, None]  # (times, points, 2)
-        c, s = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-        local = np.stack([c * offset[..., 0] + s * offset[..., 1], -s * offset[..., 0] + c * offset[..., 1]], axis=-1)
-        clearance = self.footprint.clearance(local)
+        times, clearance = self._clearance_along(twist, duration, near, step=0.02)
         margin = min(max(float(clearance[0].min()) - 0.005, 0.0), self.config.side_margin)
         met = (clearance < margin) & (clearance < clearance[0] - 0.005)
         hit = met.any(axis=1)
         return float(times[max(int(np.argmax(hit)) - 1, 0)]) if hit.any() else duration
+
+    def _clearance_along(
+        self, twist: Twist2D, duration: float, points: np.ndarray, step: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Times (K,) [s], `step` metres apart on the command's arc, and the distance (K, N) [m] of the points (N, 2)
+        from the footprint then, negative inside."""
+        length = twist.v * duration + self.footprint.radius * abs(twist.omega) * duration
+        times = np.linspace(0.0, duration, max(2, math.ceil(length / step)) + 1)
+        yaw = twist.omega * times
+        chord = twist.v * times * np.sinc(0.5 * yaw / math.pi)
+        place = np.stack([chord * np.cos(0.5 * yaw), chord * np.sin(0.5 * yaw)], axis=1)
+        offset = points[None] - place[:, None]  # (times, points, 2)
+        c, s = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+        local = np.stack([c * offset[..., 0] + s * offset[..., 1], -s * offset[..., 0] + c * offset[..., 1]], axis=-1)
+        return times, self.footprint.clearance(local)
 
     def _watch_odometry(self, sent: Twist2D, pose: np.ndarray, dt: float) -> None:
         if self._anchor is not None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,16 +20,16 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import Twist, TwistStamped
+from geometry_msgs.msg import Quaternion, TransformStamped, Twist, TwistStamped, Vector3
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool, Trigger
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from dual_nav_util import images, qos
 from dual_nav_util.stamps import to_nanoseconds, to_stamp
@@ -225,6 +226,11 @@ class Robot:
     def said(self, part: str) -> bool:
         return part in self.graph.report()
 
+    def sensor_value(self, key: str) -> str:
+        """A value of the diagnostics of the sensors, empty while there is none."""
+        status = self.graph.diagnostics.get("s1_controller: sensors")
+        return next((value.value for value in status.values if value.key == key), "") if status else ""
+
 
 @pytest.fixture
 def graph():
@@ -298,11 +304,78 @@ def test_paths_and_candidates_are_not_made_while_nobody_listens(robot, monkeypat
 
     monkeypatch.setattr("s1_controller_node.node.path_message", refuse)
     monkeypatch.setattr("s1_controller_node.node.candidates_message", refuse)
+    monkeypatch.setattr("s1_controller_node.node.robot_message", refuse)
+    monkeypatch.setattr("s1_controller_node.motion.MotionLayer.view", refuse)
     robot.run(0.3)
     robot.plan()
     robot.drive_until(lambda: robot.actions, "a path")
     robot.run(0.3)
     assert not robot.said("for nobody")
+
+
+def test_robot_stop_zone_obstacles_and_tracked_path_are_shown_to_who_listens(graph, nextdit):
+    robot = Robot(graph, nextdit, obstacle_stop=True)
+    shown = graph.listen(MarkerArray, "s1/robot", qos.DEFAULT)
+    tracked = graph.listen(PathMessage, "s1/tracked_path", qos.DEFAULT)
+
+    def newest(namespace: str) -> Marker | None:
+        return next((m for m in shown[-1].markers if m.ns == namespace), None) if shown else None
+
+    robot.depth_pixels = floor_depth(wall=1.5)
+    robot.forward()
+    robot.drive_until(lambda: newest("stop_zone").points, "a stop zone")
+    assert {marker.header.frame_id for marker in shown[-1].markers} == {"base_link"}
+    assert max(point.x for point in newest("stop_zone").points) > 0.4  # radius, margin and the way to stop
+    assert np.hypot(*next((p.x, p.y) for p in newest("footprint").points)) == pytest.approx(0.25)
+    assert newest("state").text.startswith("FOLLOWING  0.")
+    robot.drive_until(lambda: newest("obstacles").points, "the wall")
+    assert 0.3 < min(point.x for point in newest("obstacles").points) < 1.5
+
+    def following() -> bool:
+        if robot.states[-1].ask != ControllerState.ASK_NO and robot.states[-1].plan_number + 1 >= robot.plans:
+            robot.plan()
+        return any(path.poses for path in tracked)
+
+    robot.depth_pixels = floor_depth()
+    robot.drive_until(following, "a path that is tracked", timeout=20.0)
+    assert tracked[-1].header.frame_id == "odom"
+
+
+def test_the_mount_of_the_depth_camera_comes_from_the_parameters_where_tf_does_not_say_it(graph, nextdit):
+    robot = Robot(graph, nextdit, obstacle_stop=True, camera_height=0.61, mount_wait=0.2)
+    mount = robot.drive_until(lambda: robot.sensor_value("depth camera").startswith("0.610 m"), "a mount")
+    assert mount
+    assert "from the parameters camera_*" in robot.sensor_value("depth camera")
+    robot.forward()
+
+
+def test_the_mount_of_the_depth_camera_comes_from_static_transforms(graph, nextdit, monkeypatch):
+    # The message type of tf may be missing here; the transforms themselves are real messages.
+    monkeypatch.setattr("s1_controller_node.node.TFMessage", String)
+    robot = Robot(graph, nextdit, obstacle_stop=True, camera_height=1.5, mount_wait=20.0)
+    robot.drive_until(lambda: robot.said("waiting for transforms"), "a warning")
+    assert robot.sensor_value("depth camera") == "not known yet"
+    robot.node._on_static_transforms(SimpleNamespace(transforms=static_transforms()))
+    robot.drive_until(lambda: "from tf: base_link to camera" in robot.sensor_value("depth camera"), "tf's mount")
+    assert robot.sensor_value("depth camera").startswith("0.600 m above the floor, 0.100 m ahead")
+    # With the parameter's height the floor would be taken for a hole.
+    robot.forward()
+
+
+def test_static_transforms_arrive_over_dds(graph, nextdit):
+    tf = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs has no wheel: no transforms can be published here")
+    robot = Robot(graph, nextdit, obstacle_stop=True, camera_height=1.5, mount_wait=20.0)
+    publisher = graph.tester.create_publisher(tf.TFMessage, "/tf_static", qos.STATIC_TRANSFORMS)
+    publisher.publish(tf.TFMessage(transforms=static_transforms()))
+    robot.drive_until(lambda: "from tf: base_link to camera" in robot.sensor_value("depth camera"), "tf's mount")
+
+
+def static_transforms() -> list[TransformStamped]:
+    """The camera of the test's robot, 0.6 m above the floor and 0.1 m ahead."""
+    transform = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera")
+    transform.transform.translation = Vector3(x=0.1, z=0.6)
+    transform.transform.rotation = Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
+    return [transform]
 
 
 def test_commands_come_at_the_control_rate_while_the_robot_stands(robot):

@@ -240,3 +240,31 @@ def test_clearance_of_a_polygon_agrees_with_a_dense_outline():
 def test_a_bad_parameter_is_refused_with_its_name(changes, message):
     with pytest.raises(ValueError, match=message):
         SafetyConfig(**changes)
+
+
+@pytest.mark.parametrize("polygon", [(), SQUARE])
+@pytest.mark.parametrize("twist", [Twist2D(0.4, 0.0), Twist2D(0.4, 0.6), Twist2D(0.0, -0.6)])
+def test_an_obstacle_in_the_stop_zone_hinders_the_command_and_one_far_from_it_does_not(twist, polygon):
+    tested = gate(polygon=polygon)
+    tested.check(twist, CLEAR, DT)
+    zone = tested.stop_zone()
+    assert len(zone) > 50
+    outside = zone[Footprint(polygon=polygon).clearance(zone) > CONFIG.side_margin + 0.03]
+    for place in outside[:: max(1, len(outside) // 15)]:
+        safe = gate(polygon=polygon).check(twist, near(place), DT)
+        assert safe.reasons & (Reason.OBSTACLE_STOP | Reason.OBSTACLE_SLOW), place
+    grid = np.stack(np.meshgrid(np.arange(-1.5, 2.0, 0.2), np.arange(-1.5, 2.0, 0.2)), axis=-1).reshape(-1, 2)
+    distance = np.hypot(*(grid[:, None] - zone[None]).transpose(2, 0, 1)).min(axis=1)
+    for place in grid[(distance > 0.6) | (grid[:, 0] < -0.5)]:  # farther than what slows the robot down
+        assert gate(polygon=polygon).check(twist, near(place), DT).reasons == Reason.NONE, place
+
+
+def test_there_is_no_stop_zone_for_a_robot_that_is_told_to_stand():
+    tested = gate()
+    tested.check(Twist2D(0.4, 0.0), CLEAR, DT)
+    tested.check(STANDSTILL, CLEAR, DT)
+    assert not len(tested.stop_zone())
+    tested.check(Twist2D(0.4, 0.0), CLEAR, DT)
+    tested.emergency_stop("test")
+    tested.check(Twist2D(0.4, 0.0), CLEAR, DT)
+    assert not len(tested.stop_zone())
