@@ -1,0 +1,22 @@
+from setuptools import find_packages, setup
+
+PACKAGE = "nav_viewer"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + PACKAGE]),
+        ("share/" + PACKAGE, ["package.xml"]),
+    ],
+    install_requires=["setuptools"],
+    # colcon runs a package's tests with pytest when it finds this.
+    extras_require={"test": ["pytest"]},
+    zip_safe=False,
+    maintainer="Dual Nav maintainers",
+    maintainer_email="maintainers@dual-nav.dev",
+    description="What the robot sees, plans and does, in a browser.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["nav_viewer = nav_viewer.main:main"]},
+)
