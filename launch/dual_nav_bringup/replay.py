@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -118,10 +118,12 @@ def parse_remaps(words: Sequence[str]) -> dict[str, str]:
 class System:
     """Both nodes, started through the launch file as a child of this process; memory of each, sampled."""
 
-    def __init__(self, arguments: Sequence[str], log: Path, show: Callable[[str], None]):
+    def __init__(
+        self, arguments: Sequence[str], log: Path, show: Callable[[str], None], launch_file: str = "replay.launch.xml"
+    ):
         self.memory_mb: dict[str, list[float]] = {name: [] for name in NODES}
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "dual_nav_bringup.launch_runner", "replay.launch.xml", *arguments],
+            [sys.executable, "-m", "dual_nav_bringup.launch_runner", launch_file, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,15 +150,23 @@ class System:
         returncode = self._popen.poll()
         return None if returncode is None else exit_status(returncode)
 
-    def sample_memory(self) -> None:
-        """Note the resident memory of each node [MB]."""
+    def processes(self) -> dict[str, psutil.Process]:
+        """The running processes of the launch file, by the name of their node."""
+        found = {}
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self._popen.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
-                    words = process.cmdline()
-                    for name in NODES:
-                        if f"__node:={name}" in words:
-                            self.memory_mb[name].append(process.memory_info().rss / 1e6)
+                    for word in process.cmdline():
+                        if word.startswith("__node:="):
+                            found[word.removeprefix("__node:=")] = process
+        return found
+
+    def sample_memory(self) -> None:
+        """Note the resident memory of each node [MB]."""
+        for name, process in self.processes().items():
+            with contextlib.suppress(psutil.Error):
+                if name in self.memory_mb:
+                    self.memory_mb[name].append(process.memory_info().rss / 1e6)
 
     def stop(self) -> None:
         """End the nodes; returns when they are gone."""
@@ -170,13 +180,37 @@ class System:
         self._reader.join(timeout=2)
 
 
+@contextlib.contextmanager
+def spinning_node(name: str) -> Iterator[Node]:
+    """ROS with one node whose callbacks run in a thread; signals are left to the caller."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(name)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def spin() -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            executor.spin()
+
+    spinner = threading.Thread(target=spin, name="executor", daemon=True)
+    spinner.start()
+    try:
+        yield node
+    finally:
+        executor.shutdown()
+        # A thread that is still waiting for messages while ROS is torn down aborts the process.
+        spinner.join(SPIN_END_TIMEOUT)
+        node.destroy_node()
+        rclpy.shutdown()
+
+
 class ActiveWatch:
     """Asks each node for the state of its life cycle."""
 
-    def __init__(self, node: Node):
-        self._clients = {name: node.create_client(GetState, f"{name}/get_state") for name in NODES}
+    def __init__(self, node: Node, names: Sequence[str] = NODES):
+        self._clients = {name: node.create_client(GetState, f"{name}/get_state") for name in names}
         self._asked: dict[str, object] = {}
-        self.states = dict.fromkeys(NODES, "starting")
+        self.states = dict.fromkeys(names, "starting")
 
     def all_active(self) -> bool:
         """Take in answers that have come, ask again, and say whether all nodes are active."""
@@ -266,16 +300,7 @@ class Replay:
         self.say(f"to watch it in another terminal: export ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}")
         failure: ReplayError | None = None
         with contextlib.ExitStack() as at_the_end:  # from the last to the first
-            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-            at_the_end.callback(rclpy.shutdown)
-            node = rclpy.create_node("replay")
-            at_the_end.callback(node.destroy_node)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            spinner = threading.Thread(target=_spin, args=(executor,), name="executor", daemon=True)
-            # A thread that is still waiting for messages while ROS is torn down aborts the process.
-            at_the_end.callback(lambda: spinner.join(SPIN_END_TIMEOUT) if spinner.is_alive() else None)
-            at_the_end.callback(executor.shutdown)
+            node = at_the_end.enter_context(spinning_node("replay"))
             system = System(arguments, folder / "nodes.log", self.say)
             at_the_end.callback(system.stop)
             for warning in image_transport_warnings(rclpy.get_rmw_implementation_identifier()):
@@ -285,7 +310,6 @@ class Replay:
             # Before the nodes end: that the clock stands still then is no finding.
             at_the_end.callback(observer.close)
             watch = ActiveWatch(node)
-            spinner.start()
             try:
                 self.wait(system, watch, observer)
                 self.stream(system, player)
@@ -376,11 +400,6 @@ class Replay:
             print(f"\n{folder}: paths.png, {pictures} pictures in plans/, outputs/ (rosbag2), nodes.log", flush=True)
         self.drawing = False
         print(json.dumps(summary, ensure_ascii=False), flush=True)
-
-
-def _spin(executor: SingleThreadedExecutor) -> None:
-    with contextlib.suppress(ExternalShutdownException):
-        executor.spin()
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -21,6 +21,7 @@ class Latest:
         self._items: dict[str, Any] = {}
         self._dropped: Counter[str] = Counter()
         self._closed = False
+        self._at_rest = False  # somebody waits in take(): what was taken before is worked off
         self._changed = threading.Condition()
 
     def put(self, lane: str, item: Any) -> None:
@@ -31,17 +32,25 @@ class Latest:
             if lane in self._items:
                 self._dropped[lane] += 1
             self._items[lane] = item
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self) -> tuple[str, Any] | None:
         """Wait for an item and remove it: ``(lane, item)``, or None once closed."""
         with self._changed:
+            self._at_rest = True
+            self._changed.notify_all()
             while not self._items and not self._closed:
                 self._changed.wait()
+            self._at_rest = False
             if self._closed:
                 return None
             lane = next(iter(self._items))
             return lane, self._items.pop(lane)
+
+    def wait_until_worked_off(self, timeout: float) -> bool:
+        """Wait until nothing is left and the one thread that takes items wants the next; False after `timeout` s."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or (self._at_rest and not self._items), timeout)
 
     def clear(self) -> None:
         """Forget unread items without counting them as dropped."""

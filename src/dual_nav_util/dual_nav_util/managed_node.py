@@ -18,6 +18,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
 from .dds import image_transport_warnings
@@ -46,6 +47,7 @@ class ManagedNode(LifecycleNode):
         self._lifecycle = "unconfigured"
         self._failure: str | None = None
         self._entities: list[Callable[[], object]] = []
+        self._subscriptions_made: list[Subscription] = []
         self._typed_parameters = NodeParameters(self, parameters, self.parameters_changed)
         description = "Configure and activate by itself at the start of the process (read by the process only)"
         try:
@@ -113,6 +115,7 @@ class ManagedNode(LifecycleNode):
 
     def managed_subscription(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
         subscription = self.create_subscription(kind, topic, callback, qos)
+        self._subscriptions_made.append(subscription)
         self._entities.append(lambda: self.destroy_subscription(subscription))
 
     def managed_timer(self, period: float, callback: Callable[[], None]) -> Timer:
@@ -120,6 +123,33 @@ class ManagedNode(LifecycleNode):
         timer = self.create_timer(period, callback, clock=self.steady_clock)
         self._entities.append(lambda: self.destroy_timer(timer))
         return timer
+
+    def managed_clock_period(self, period: float, callback: Callable[[], None]) -> None:
+        """Call back whenever ROS time passes a multiple of `period` [s], with simulated time only.
+
+        What arrived before that time did is handed out first, so that a simulator that waits for the answer gets the
+        same one every time.
+        """
+        period_ns = round(period * NANOSECONDS)
+        passed = self.now_ns() // period_ns
+
+        def on_jump(_: TimeJump) -> None:
+            nonlocal passed
+            if self.now_ns() // period_ns != passed:
+                passed = self.now_ns() // period_ns
+                self._hand_out()
+                callback()
+
+        every = JumpThreshold(min_forward=Duration(nanoseconds=1), min_backward=None, on_clock_change=False)
+        handle = self.get_clock().create_jump_callback(every, post_callback=on_jump)
+        self._entities.append(handle.unregister)
+
+    def _hand_out(self) -> None:
+        """Call back for all messages received; the executor takes one of each topic at a time."""
+        for subscription in list(self._subscriptions_made):
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(subscription.msg_type, False)) is not None:
+                    subscription.callback(taken[0])
 
     def managed_service(self, kind: type, name: str, callback: Callable) -> None:
         service = self.create_service(kind, name, callback)
@@ -188,6 +218,7 @@ class ManagedNode(LifecycleNode):
 
     def _clean_up(self) -> bool:
         ended = self.release()
+        self._subscriptions_made.clear()
         while self._entities:
             self._entities.pop()()
         self._typed_parameters.unlock()

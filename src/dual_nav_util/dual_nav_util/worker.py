@@ -50,6 +50,10 @@ class Worker:
         """Items of this lane replaced by newer ones before they were started."""
         return self._inbox.dropped(lane)
 
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until all that was left has been worked on; False when it still is after `timeout` seconds."""
+        return self._inbox.wait_until_worked_off(timeout)
+
     def stop(self, timeout: float) -> bool:
         """Start nothing any more and wait up to `timeout` seconds for the item at hand; True when it ended."""
         self._inbox.close()

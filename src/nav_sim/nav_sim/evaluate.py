@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .episodes import FAMILIES, SPLITS, SUCCESS_RADIUS
-from .evaluation import CONTROLLERS, PLANNERS, ResumeError, Settings, evaluate, table
+from .evaluation import CONTROLLERS, PLANNERS, InProcess, Oracles, Output, ResumeError, Settings, evaluate, table
 from .gl import RenderingError
 from .scene import LOOKS, SceneError
 from .simulator import Config
@@ -43,7 +43,8 @@ def main() -> int:
             time_limit=arguments.time_limit,
             simulator=Config(look=arguments.look or ""),
         )
-        summary = evaluate(settings, arguments.out, arguments.processes, not arguments.no_pictures)
+        output = Output(arguments.out, not arguments.no_pictures)
+        summary = evaluate(settings, output, InProcess(Oracles(settings.s2, settings.s1)), arguments.processes)
     except (ValueError, ResumeError, RenderingError, SceneError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1

@@ -6,15 +6,18 @@ the runs over DDS measure the same thing.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from . import pictures
@@ -22,35 +25,139 @@ from .camera import Camera
 from .episodes import EPISODES_PER_FLAT, FAMILIES, SUCCESS_RADIUS, Episode, make_episode
 from .grid import Point
 from .judge import Judge, Result, summarise
-from .oracles import KIND_PIXEL_GOAL, OracleController, OraclePlanner, PlanMade, RandomPlanner
+from .oracles import KIND_ACTIONS, OracleController, OraclePlanner, PlanMade, RandomPlanner
+from .sensors import DepthSensor
 from .simulator import Config, Pose, Simulator
 
 CONTROL_PERIOD = 0.05  # seconds
-FORMAT = 1  # of the files written
+PERIODS_PER_FRAME = 2  # a camera frame every 0.1 s
+FORMAT = 2  # of the files written
+
+
+class Frame:
+    """A camera frame of the simulator: time in seconds, true pose and odometry; images are drawn when asked for."""
+
+    def __init__(self, simulator: Simulator, sensor: DepthSensor, random: np.random.Generator) -> None:
+        self._simulator, self._sensor, self._random = simulator, sensor, random
+        self.time = simulator.time
+        self.pose = simulator.pose
+        self._level: tuple[np.ndarray, np.ndarray] | None = None
+
+    def _images(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._level is None:
+            rgb, depth = self._simulator.render("level")
+            self._level = rgb, self._sensor.measure(depth, self._random)
+        return self._level
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(H, W, 3) uint8 of the level camera."""
+        return self._images()[0]
+
+    @property
+    def depth(self) -> np.ndarray:
+        """(H, W) uint16 in millimetres, 0 where there is no measurement."""
+        return self._images()[1]
+
+    def look_down(self) -> np.ndarray:
+        """(H, W, 3) uint8 of the tilted camera."""
+        return self._simulator.render("look_down")[0]
 
 
 class Planner(Protocol):
-    """The part of S2."""
+    """The part of S2: plans are made from camera frames."""
 
-    def plan(self, pose: Pose) -> PlanMade: ...
+    def plan(self, frame: Frame) -> PlanMade | None:
+        """None: the model's answer was no plan; it is asked again at the next frame."""
 
 
 class Controller(Protocol):
-    """The part of S1."""
-
-    stopped: bool
+    """The part of S1. In each period `command` first; then, with a frame, `see`, and a plan if it asks for one."""
 
     @property
-    def done(self) -> bool: ...
-    def set_plan(self, plan: PlanMade, frame_pose: Pose, time: float) -> None: ...
-    def command(self, pose: Pose, time: float) -> tuple[float, float]: ...
+    def stopped(self) -> bool:
+        """STOP was reached."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a plan is wanted from the frame seen last."""
+
+    def command(self, simulator: Simulator) -> tuple[float, float]: ...
+    def see(self, frame: Frame) -> tuple[float, float] | None:
+        """Work on a frame; the command if that changes it."""
+
+    def set_plan(self, plan: PlanMade, frame: Frame) -> tuple[float, float]:
+        """Follow a plan made from this frame; the command of now."""
 
 
-PLANNERS: dict[str, Callable[[Episode, dict[str, Camera]], Planner]] = {
-    "oracle": OraclePlanner,
-    "random": RandomPlanner,
-}
-CONTROLLERS: dict[str, Callable[[Episode, dict[str, Camera]], Controller]] = {"oracle": OracleController}
+class Parts(Protocol):
+    """Who drives. It has to be picklable: episodes run in several processes."""
+
+    def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner: ...
+    def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller: ...
+
+
+class _OraclePlans:
+    """An oracle plans from where the frame was taken."""
+
+    def __init__(self, oracle: OraclePlanner | RandomPlanner) -> None:
+        self._oracle = oracle
+
+    def plan(self, frame: Frame) -> PlanMade:
+        return self._oracle.plan(frame.pose)
+
+
+class _OracleDrives:
+    """The oracle controller, which asks for the next plan when one is done or has been followed for some frames."""
+
+    def __init__(self, oracle: OracleController, plan_step_gap: int) -> None:
+        self._oracle, self._gap = oracle, plan_step_gap
+        self._frames = 0  # since the frame of the plan
+        self._turning = False
+
+    @property
+    def stopped(self) -> bool:
+        return self._oracle.stopped
+
+    @property
+    def asks(self) -> bool:
+        if self._oracle.stopped:
+            return False
+        return self._oracle.done or (not self._turning and self._frames >= self._gap)
+
+    def command(self, simulator: Simulator) -> tuple[float, float]:
+        return self._oracle.command(simulator.pose, simulator.time)
+
+    def see(self, frame: Frame) -> None:
+        self._frames += 1
+
+    def set_plan(self, plan: PlanMade, frame: Frame) -> tuple[float, float]:
+        self._frames, self._turning = 0, plan.kind == KIND_ACTIONS
+        self._oracle.set_plan(plan, frame.pose, frame.time)
+        return self._oracle.command(frame.pose, frame.time)
+
+
+PLANNERS: dict[str, type[OraclePlanner] | type[RandomPlanner]] = {"oracle": OraclePlanner, "random": RandomPlanner}
+CONTROLLERS = ("oracle",)
+PLAN_STEP_GAP = 10  # frames an oracle drives on a pixel goal before it asks for the next
+
+
+@dataclass(frozen=True)
+class Oracles:
+    """Those who know the map, and the one that acts at random."""
+
+    s2: str = "oracle"
+    s1: str = "oracle"
+
+    def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner:
+        if self.s2 not in PLANNERS:
+            raise ValueError(f"S2: expected one of {', '.join(PLANNERS)}, got {self.s2!r}")
+        return _OraclePlans(PLANNERS[self.s2](episode, cameras))
+
+    def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller:
+        if self.s1 not in CONTROLLERS:
+            raise ValueError(f"S1: expected {', '.join(CONTROLLERS)}, got {self.s1!r}")
+        return _OracleDrives(OracleController(episode, cameras), PLAN_STEP_GAP)
 
 
 @dataclass(frozen=True)
@@ -61,24 +168,22 @@ class Settings:
     seed: int = 0
     episodes: int = 60
     families: tuple[str, ...] = FAMILIES
-    s2: str = "oracle"
-    s1: str = "oracle"
+    s2: str = "oracle"  # one of PLANNERS, or a checkpoint folder
+    s1: str = "oracle"  # one of CONTROLLERS, or a checkpoint folder
     radius: float = SUCCESS_RADIUS
     time_limit: float = 120.0  # simulated seconds
-    plan_period: float = 1.0  # a plan that is still being followed is replaced after this many seconds
     simulator: Config = field(default_factory=Config)
 
     def __post_init__(self) -> None:
-        if self.s2 not in PLANNERS:
-            raise ValueError(f"S2: expected one of {', '.join(PLANNERS)}, got {self.s2!r}")
-        if self.s1 not in CONTROLLERS:
-            raise ValueError(f"S1: expected one of {', '.join(CONTROLLERS)}, got {self.s1!r}")
+        for name, value, known in (("S2", self.s2, PLANNERS), ("S1", self.s1, CONTROLLERS)):
+            if value not in known and not Path(value).is_dir():
+                raise ValueError(f"{name}: expected {', '.join(known)} or a checkpoint folder, got {value!r}")
         unknown = [family for family in self.families if family not in FAMILIES]
         if unknown or not self.families:
             raise ValueError(
                 f"families: expected some of {', '.join(FAMILIES)}, got {', '.join(self.families) or 'none'}"
             )
-        for name in ("episodes", "radius", "time_limit", "plan_period"):
+        for name in ("episodes", "radius", "time_limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
 
@@ -92,62 +197,144 @@ class Run:
     pixel_goals: list[Point]  # where the pixel goals lay on the floor
 
 
-def run_episode(episode: Episode, settings: Settings, simulator: Simulator) -> Run:
-    """Run one episode in a simulator of its flat."""
+@dataclass(frozen=True)
+class Moment:
+    """What can be seen of an episode at a camera frame, for viewers and videos."""
+
+    time: float  # seconds since the instruction
+    pose: Pose
+    rgb: np.ndarray | None  # (H, W, 3) uint8 of the level camera
+    plan: PlanMade | None  # the newest
+    driven: Sequence[Point]
+
+
+Watch = Callable[[Moment], None]
+
+
+def run_episode(
+    episode: Episode, settings: Settings, simulator: Simulator, parts: Parts, watch: Watch | None = None
+) -> Run:
+    """Run one episode in a simulator of its flat; the order of things is that of lock-step over DDS (lockstep.py).
+
+    watch: called at every camera frame.
+    """
     simulator.reset(episode.start.x, episode.start.y, episode.start.yaw)
-    planner = PLANNERS[settings.s2](episode, simulator.cameras)
-    controller = CONTROLLERS[settings.s1](episode, simulator.cameras)
+    planner = parts.planner(episode, simulator.cameras)
+    controller = parts.controller(episode, simulator.cameras)
     judge = Judge(episode, settings.radius)
-    planned_at, plans, goals, pose = 0.0, 0, [], simulator.pose
-    following_pixel_goal = False
-    while simulator.time < settings.time_limit and not controller.stopped:
-        stale = following_pixel_goal and simulator.time - planned_at >= settings.plan_period
-        if controller.done or stale:
-            plan = planner.plan(pose)
-            planned_at, plans = simulator.time, plans + 1
-            following_pixel_goal = plan.kind == KIND_PIXEL_GOAL
-            if plan.pixel_goal is not None:
-                camera = simulator.cameras["look_down" if plan.look_down else "level"]
-                floor = camera.floor_point(*plan.pixel_goal)
-                if floor is not None:
-                    goals.append(pose.to_world(floor))
-            controller.set_plan(plan, pose, simulator.time)
-        simulator.command(*controller.command(pose, simulator.time))
+    random = np.random.default_rng([settings.seed, 3])
+    decided, plans, goals = 0.0, 0, []
+    newest: PlanMade | None = None
+    for period in itertools.count():
+        if simulator.time > settings.time_limit + 1e-6:
+            break
+        command = controller.command(simulator)
+        if period % PERIODS_PER_FRAME == 0:
+            frame = Frame(simulator, DepthSensor(), random)
+            judge.observe(frame.time, frame.pose)
+            if controller.stopped and judge.at_rest:
+                break
+            command = controller.see(frame) or command
+            made = planner.plan(frame) if controller.asks else None
+            if made is not None:
+                newest, decided, plans = made, frame.time, plans + 1
+                goals += floor_point(made, frame.pose, simulator.cameras)
+                command = controller.set_plan(made, frame)
+            if watch is not None:
+                watch(Moment(frame.time, frame.pose, frame.rgb, newest, judge.driven))
+        simulator.command(*command)
         simulator.step(CONTROL_PERIOD)
-        pose = simulator.pose
-        judge.observe(pose)
     outcome = "stopped" if controller.stopped else "timeout"
-    return Run(judge.result(simulator, outcome, plans), judge.driven, goals)
+    result = judge.result(simulator, outcome, plans, len(simulator.collisions), decided)
+    return Run(result, judge.driven, goals)
+
+
+def floor_point(plan: PlanMade, pose: Pose, cameras: dict[str, Camera]) -> list[Point]:
+    """Where the plan's pixel goal lies on the floor, for pictures; none without one, or above the horizon."""
+    if plan.pixel_goal is None:
+        return []
+    camera = cameras["look_down" if plan.look_down else "level"]
+    # A planner may have resized the image.
+    width, height = plan.image_size
+    column, row = plan.pixel_goal
+    local = camera.floor_point(
+        (column + 0.5) * camera.width / width - 0.5, (row + 0.5) * camera.height_px / height - 0.5
+    )
+    return [] if local is None else [pose.to_world(local)]
 
 
 # ------------------------------------------------------------------------------------------------- many episodes
 
 
-def _run_group(keys: Sequence[tuple[str, int]], settings: Settings, folder: Path, with_pictures: bool) -> list[dict]:
-    """Episodes (family, number) that mostly share a flat, one after the other."""
-    results: list[dict] = []
-    simulator: Simulator | None = None
-    try:
-        for family, number in keys:
-            episode = make_episode(settings.split, settings.seed, family, number)
-            if simulator is None or simulator.flat.seed != episode.flat_seed:
-                if simulator is not None:
-                    simulator.close()
-                simulator = Simulator(episode.flat, settings.simulator, settings.seed)
-            start = time.monotonic()
-            run = run_episode(episode, settings, simulator)
-            if with_pictures:
-                image = pictures.episode_picture(episode, simulator, run.driven, run.pixel_goals, run.result)
-                pictures.save(image, folder / "pictures" / f"{episode.name}.png")
-            results.append({**run.result.as_dict(), "wall_time": round(time.monotonic() - start, 3)})
-    finally:
-        if simulator is not None:
-            simulator.close()
-    return results
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and what is written beside the figures."""
+
+    folder: Path
+    pictures: bool = True
+    video: bool = False
+
+    def watch(self, episode: Episode) -> contextlib.AbstractContextManager[Watch | None]:
+        """For the time of an episode: what its frames are shown to."""
+        if not self.video:
+            return contextlib.nullcontext()
+        from .video import EpisodeVideo  # imports an encoder
+
+        return EpisodeVideo(episode, self.folder / "videos" / f"{episode.name}.mp4")
+
+    def record(self, episode: Episode, simulator: Simulator, run: Run, wall_time: float) -> dict:
+        """The record of an episode; its picture is drawn. The simulator is one of its flat."""
+        if self.pictures:
+            image = pictures.episode_picture(episode, simulator, run.driven, run.pixel_goals, run.result)
+            pictures.save(image, self.folder / "pictures" / f"{episode.name}.png")
+        return {**run.result.as_dict(), "wall_time": round(wall_time, 3)}
 
 
-def _run_group_star(arguments: tuple) -> list[dict]:
-    return _run_group(*arguments)
+Keys = Sequence[tuple[str, int]]  # family and number of episodes
+RunGroup = Callable[[Keys, Settings, Output], Iterable[dict]]
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """Runs episodes in this process."""
+
+    parts: Parts
+
+    def __call__(self, keys: Keys, settings: Settings, output: Output) -> Iterator[dict]:
+        """Episodes that mostly share a flat, one after the other."""
+        with Simulators(settings) as simulators:
+            for family, number in keys:
+                episode = make_episode(settings.split, settings.seed, family, number)
+                simulator = simulators.of(episode)
+                start = time.monotonic()
+                with output.watch(episode) as watch:
+                    run = run_episode(episode, settings, simulator, self.parts, watch)
+                yield output.record(episode, simulator, run, time.monotonic() - start)
+
+
+class Simulators(contextlib.AbstractContextManager):
+    """One simulator at a time, kept while episodes share a flat."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._simulator: Simulator | None = None
+
+    def of(self, episode: Episode) -> Simulator:
+        """A simulator of the episode's flat."""
+        if self._simulator is None or self._simulator.flat.seed != episode.flat_seed:
+            self.__exit__()
+            self._simulator = Simulator(episode.flat, self._settings.simulator, self._settings.seed)
+        return self._simulator
+
+    def __exit__(self, *_: object) -> None:
+        if self._simulator is not None:
+            self._simulator.close()
+            self._simulator = None
+
+
+def _in_a_process(task: tuple[RunGroup, Keys, Settings, Output]) -> list[dict]:
+    run_group, *arguments = task
+    return list(run_group(*arguments))
 
 
 def _stored_settings(settings: Settings) -> dict:
@@ -193,47 +380,50 @@ def _groups(keys: Iterable[tuple[str, int]]) -> list[list[tuple[str, int]]]:
     return list(groups.values())
 
 
-def evaluate(settings: Settings, folder: Path, processes: int = 0, with_pictures: bool = True,
-             quiet: bool = False) -> dict:  # fmt: skip
+def evaluate(
+    settings: Settings, output: Output, run_group: RunGroup, processes: int = 0, quiet: bool = False
+) -> dict:
     """Run what is missing of `settings.episodes` episodes; write and return the summary.
 
-    folder gets settings.json, episodes.jsonl (a line as soon as an episode ends: an interrupted evaluation goes on
-    from there), summary.json and pictures/. processes: 0 for one per core. ResumeError when `folder` holds other
-    settings.
+    The folder gets settings.json, episodes.jsonl (a line as soon as an episode ends: an interrupted evaluation goes
+    on from there), summary.json, pictures/ and videos/. processes: 0 for one per core; 1: run_group runs in this
+    process. ResumeError when the folder holds other settings.
     """
+    folder = output.folder
     finished = _load_finished(folder, settings)
-    if with_pictures:
-        (folder / "pictures").mkdir(exist_ok=True)
+    for name in ("pictures", "videos"):
+        (folder / name).mkdir(exist_ok=True)
     families = settings.families
     all_keys = [(families[i % len(families)], i // len(families)) for i in range(settings.episodes)]
     names = {
         f"{settings.split}-{settings.seed}-{family}-{number:04d}": (family, number) for family, number in all_keys
     }
     missing = [key for name, key in names.items() if name not in finished]
-    tasks = [(group, settings, folder, with_pictures) for group in _groups(missing)]
+    tasks = [(run_group, group, settings, output) for group in _groups(missing)]
     processes = min(processes or os.cpu_count() or 1, max(1, len(tasks)))
     start = time.monotonic()
     with (folder / "episodes.jsonl").open("a") as log, tqdm(
         total=len(all_keys), initial=len(all_keys) - len(missing), unit="episode", disable=quiet, dynamic_ncols=True
     ) as bar:  # fmt: skip
 
-        def note(results: list[dict]) -> None:
-            for result in results:
-                finished[str(result["name"])] = result
-                log.write(json.dumps(result) + "\n")
+        def note(result: dict) -> None:
+            finished[str(result["name"])] = result
+            log.write(json.dumps(result) + "\n")
             log.flush()
-            bar.update(len(results))
+            bar.update()
             done = [result for name, result in finished.items() if name in names]
             bar.set_postfix_str(f"success {100 * sum(r['success'] for r in done) / max(1, len(done)):.1f} %")
 
         if processes == 1:
-            for task in tasks:
-                note(_run_group(*task))
+            for _, *arguments in tasks:
+                for result in run_group(*arguments):
+                    note(result)
         else:
             # Processes of their own, not forks: an OpenGL context does not survive a fork.
             with multiprocessing.get_context("spawn").Pool(processes) as pool:
-                for results in pool.imap_unordered(_run_group_star, tasks):
-                    note(results)
+                for results in pool.imap_unordered(_in_a_process, tasks):
+                    for result in results:
+                        note(result)
     results = [finished[name] for name in names]
     summary = {
         "settings": _stored_settings(settings),

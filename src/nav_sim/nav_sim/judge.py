@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 
 from .episodes import SUCCESS_RADIUS, Episode, footprint_distance, goal_field
 from .grid import Point
-from .simulator import Pose, Simulator
+from .simulator import Pose, Simulator, wrapped
 
 MIN_VISIBLE_SHARE = 0.001  # of the pixels of the level or the look-down image that show the goal object at the STOP
 OUTCOMES = ("stopped", "timeout", "failed")
+STILL = 1e-4  # metres or radians between two camera frames of a robot at rest
+REST_TIME = 0.5  # seconds without motion after which it is at rest
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,19 @@ class Result:
 
 
 class Judge:
-    """Watches one episode: `observe` while it runs, `result` at its end."""
+    """Watches one episode: `observe` at every camera frame, `result` at its end.
+
+    After the STOP the robot may roll out: what counts is where it comes to rest.
+    """
 
     def __init__(self, episode: Episode, radius: float = SUCCESS_RADIUS) -> None:
         self.episode = episode
         self.radius = radius
         self.driven: list[Point] = [(episode.start.x, episode.start.y)]
         self.path_length = 0.0
+        self.pose = episode.start
+        self._moved_until = 0.0  # seconds; at rest since
+        self._observed_until = 0.0
         self._nearest = math.inf
         self._field = goal_field(episode.flat, episode.goals, max(radius, SUCCESS_RADIUS))
         self._watch(episode.start)
@@ -65,22 +73,38 @@ class Judge:
         items = self.episode.flat.items
         return min((footprint_distance(items[goal], (pose.x, pose.y)), goal) for goal in self.episode.goals)
 
-    def observe(self, pose: Pose) -> None:
-        """The robot's true pose, some 10 times a second or more."""
+    def observe(self, time: float, pose: Pose) -> None:
+        """The robot's true pose this many simulated seconds after the instruction."""
+        before = self.pose
+        if math.dist((before.x, before.y), (pose.x, pose.y)) > STILL or abs(wrapped(pose.yaw - before.yaw)) > STILL:
+            self.pose, self._moved_until = pose, time
+        self._observed_until = time
         step = math.dist(self.driven[-1], (pose.x, pose.y))
         if step > 0.02:
             self.path_length += step
             self.driven.append((pose.x, pose.y))
         self._watch(pose)
 
-    def result(self, simulator: Simulator, outcome: str, plans: int) -> Result:
-        """The measures, at the end of the episode. `outcome`: "stopped" by STOP, "timeout", or "failed"."""
+    @property
+    def at_rest(self) -> bool:
+        """The robot has not moved for REST_TIME."""
+        return self._observed_until - self._moved_until > REST_TIME - 1e-6
+
+    def result(self, simulator: Simulator, outcome: str, plans: int, collisions: int, decided: float) -> Result:
+        """The measures, at the end of the episode.
+
+        Args:
+            simulator: of the episode's flat; the robot is put where it ended, to see what it sees there.
+            outcome: "stopped" by STOP, "timeout", or "failed". plans, collisions: how many there were.
+            decided: seconds after the instruction at which the last plan was made.
+        """
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome: expected one of {', '.join(OUTCOMES)}, got {outcome!r}")
-        episode, pose = self.episode, simulator.pose
+        episode, pose = self.episode, self.pose
         distance, goal = self._distance(pose)
         share = 0.0
         if outcome == "stopped" and distance <= self.radius:
+            simulator.place(pose)
             share = max(simulator.visible_share(goal, camera) for camera in simulator.cameras)
         success = outcome == "stopped" and distance <= self.radius and share >= MIN_VISIBLE_SHARE
         spl = episode.shortest / max(self.path_length, episode.shortest) if success else 0.0
@@ -93,8 +117,8 @@ class Judge:
             spl=spl,
             oracle_success=success or self._nearest <= self.radius,
             navigation_error=self._field.at((pose.x, pose.y)),
-            collisions=len(simulator.collisions),
-            time=simulator.time,
+            collisions=collisions,
+            time=max(decided, self._moved_until) if outcome == "stopped" else self._observed_until,
             path_length=self.path_length,
             shortest=episode.shortest,
             outcome=outcome,

@@ -2,12 +2,11 @@
 
 With lock-step the way a robot takes does not depend on how fast the machine is: simulated time stands still while
 somebody who should have answered has not.
- - A control period of simulated time passes for each velocity command received.
- - After a camera frame the world waits for `s1/state`: while S1 follows a path (FOLLOWING) until its stamp is that of
-   the frame or newer, in any other state until one state has come.
- - With "planner_and_controller" the world also waits for the next plan once `plan_step_gap` frames have been
-   published since the frame of the plan that S1 follows. While S1 stands and waits for a plan, time passes: nothing
-   moves.
+ - A control period begins with poses and `/clock`; the world waits for the velocity command that follows.
+ - After a camera frame it waits, while `s1/state` says that a path is wanted, for the state with the frame's stamp.
+ - With "planner_and_controller" it then waits for the plan that S1 asks for, once there is a frame it may be made
+   from, and for S1 to take the plan over. S1 asks for its first plan all the time: this counts once an instruction
+   has been given.
 Lock-step begins with the first command. Every wait ends after a limit, so that a dead node does not stop the world
 for good: from then on time passes as without lock-step, until the next command.
 """
@@ -16,28 +15,39 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from dataclasses import dataclass
 
 NOBODY, CONTROLLER, PLANNER_AND_CONTROLLER = "nobody", "controller", "planner_and_controller"
 WAIT_FOR = (NOBODY, CONTROLLER, PLANNER_AND_CONTROLLER)
-FOLLOWING = 1  # of nav_msgs_ext/ControllerState (a test compares them)
+
+
+@dataclass(frozen=True)
+class ControllerSaid:
+    """What matters here of a message on s1/state; stamps in nanoseconds."""
+
+    plan: tuple[int, int]  # episode id and plan number
+    stamp_ns: int  # of the frame behind the command
+    path_wanted: bool
+    asks: bool
+    asks_first: bool  # because there is no plan yet
+    frames_from_ns: int  # oldest frame the plan asked for may be made from
 
 
 class LockStep:
     """What the world waits for. Safe between threads; the message side never blocks."""
 
-    def __init__(self, wait_for: str, plan_step_gap: int, limit: float) -> None:
+    def __init__(self, wait_for: str, limit: float) -> None:
         self._wait_for = wait_for
-        self._gap = plan_step_gap
         self._limit = limit
         self._changed = threading.Condition()
         self._engaged = False
         self._commands = 0
-        self._states_since_frame = 0
-        self._following = False
-        self._state_stamp = 0
-        self._frames: deque[int] = deque(maxlen=plan_step_gap)
-        self._plan_stamp: int | None = None
+        self._said: ControllerSaid | None = None
+        self._plan_before: tuple[int, int] | None = None  # S1 had when the newest frame was published
+        self._frame_ns: int | None = None  # of the newest frame
+        self._plan_ns = -1  # of the frame the newest plan was made from
+        self._plan_on_its_way = False  # to S1
+        self._instructed = False
         self._closed = False
 
     # ------------------------------------------------------------------------------------------- what happened
@@ -48,21 +58,30 @@ class LockStep:
             self._commands += 1
             self._changed.notify_all()
 
-    def state_received(self, state: int, stamp_ns: int) -> None:
+    def state_received(self, said: ControllerSaid) -> None:
         with self._changed:
-            self._following, self._state_stamp = state == FOLLOWING, stamp_ns
-            self._states_since_frame += 1
+            self._said, self._plan_on_its_way = said, False
             self._changed.notify_all()
 
     def plan_received(self, stamp_ns: int) -> None:
         with self._changed:
-            self._plan_stamp = stamp_ns
+            self._plan_ns, self._plan_on_its_way = stamp_ns, True
             self._changed.notify_all()
+
+    def instruction_given(self) -> None:
+        """From the next frame on the first plan is waited for."""
+        with self._changed:
+            self._instructed = True
+
+    def world_changed(self) -> None:
+        """Another episode begins: nobody has been told anything yet."""
+        with self._changed:
+            self._instructed = False
 
     def frame_published(self, stamp_ns: int) -> None:
         with self._changed:
-            self._frames.append(stamp_ns)
-            self._states_since_frame = 0
+            self._frame_ns = stamp_ns
+            self._plan_before = self._said.plan if self._said else None
 
     def period_begins(self) -> None:
         """The next control period needs a new command."""
@@ -90,16 +109,22 @@ class LockStep:
     def _missing(self) -> str:
         if self._closed or not self._engaged or self._wait_for == NOBODY:
             return ""
-        if self._frames and self._states_since_frame == 0:
-            return "s1/state after the newest frame"
-        if self._frames and self._following:
-            if self._state_stamp < self._frames[-1]:
-                return "S1's answer to the newest frame"
-            gap_is_over = len(self._frames) == self._gap and self._plan_stamp is not None
-            if self._wait_for == PLANNER_AND_CONTROLLER and gap_is_over and self._plan_stamp < self._frames[0]:
-                return "the next plan on s2/plan"
         if self._commands == 0:
             return "a velocity command"
+        said = self._said
+        if said is None or self._frame_ns is None:
+            return ""
+        # A plan that came meanwhile: the path of this frame was for the one before, and may have been dropped.
+        if said.path_wanted and said.stamp_ns < self._frame_ns and said.plan == self._plan_before:
+            return "S1's answer to the newest frame"
+        if self._wait_for != PLANNER_AND_CONTROLLER:
+            return ""
+        if self._plan_on_its_way:
+            return "S1 to take over the plan"
+        asked = said.asks and (self._instructed or not said.asks_first)
+        # A frame is planned on once.
+        if asked and self._frame_ns > self._plan_ns and self._frame_ns >= said.frames_from_ns:
+            return "the next plan on s2/plan"
         return ""
 
     def wait(self) -> str:

@@ -2,11 +2,13 @@
 
 Publishes `rgb`, `depth` (16UC1, mm, aligned), `camera_info`, `odom`, the transforms and, with simulated time,
 `/clock`; for the tilted camera `rgb_look_down`, `depth_look_down`, `camera_info_look_down`. Images are rendered
-only while somebody listens. Subscribes to `cmd_vel`. `~/reset` puts the robot back to its start.
+only while somebody listens. Subscribes to `cmd_vel`. `~/reset` puts the robot at the start of the world that the
+parameters say now.
 
-For evaluators, not for robots: `ground_truth` (the true pose in the frame `map`) and `collisions` (their number);
-with `publish_instruction` the episode's `instruction`, once. For lock-step (lockstep.py) it listens to `s1/state`
-and `s2/plan`.
+For evaluators, not for robots: `ground_truth` (the true pose in the frame `map`), `collisions` (their number) and
+`episode` (the name of what was loaded, once the robot stands at its start). `~/instruct` publishes the episode's
+`instruction` right before the next camera frame; `publish_instruction` does so at the start. Another episode: set the
+parameter `episode`, then call `~/reset`. For lock-step (lockstep.py) the node listens to `s1/state` and `s2/plan`.
 
 Two threads: the executor's stores messages; `world` steps, renders and publishes, because an OpenGL context belongs
 to one thread.
@@ -35,7 +37,7 @@ from dual_nav_util.stamps import to_nanoseconds, to_stamp
 from nav_msgs_ext.msg import ControllerState, S2Plan
 
 from .camera import Camera
-from .lockstep import NOBODY, LockStep
+from .lockstep import NOBODY, ControllerSaid, LockStep
 from .parameters import SimulatorParameters
 from .simulator import Pose, Simulator
 
@@ -46,7 +48,7 @@ except ImportError:  # there are no wheels of it
 
 TICK = 0.01  # seconds of simulated time between two looks at what is due
 EPOCH_NS = 1_000_000_000_000  # where simulated time begins: a stamp of zero would mean "none"
-COMMAND_PERIOD = 0.05  # lock-step: simulated seconds for each command
+TICKS_PER_COMMAND = 5  # lock-step: a command for each 0.05 s of simulated time
 STOP_TIMEOUT = 5.0  # seconds to wait for the world at the end
 RECENT = 5.0
 STATIC_TRANSFORMS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -62,6 +64,7 @@ class NavSim(ManagedNode):
         self._world: threading.Thread | None = None
         self._simulator: Simulator | None = None
         self._stop = threading.Event()
+        self._ticks = 0  # simulated time since the start of the process: it never goes back
 
     # ------------------------------------------------------------------------------------------- life cycle
 
@@ -70,24 +73,17 @@ class NavSim(ManagedNode):
         flat, self._start, self._instruction = parameters.world()
         self._simulator = Simulator(flat, parameters.config(), parameters.seed)
         self._sensor = parameters.depth_sensor()
-        self._random = np.random.default_rng([parameters.seed, 3])
-        self._lockstep = LockStep(parameters.wait_for, parameters.plan_step_gap, parameters.wait_limit)
+        self._lockstep = LockStep(parameters.wait_for, parameters.wait_limit)
         self._command: tuple[float, float] | None = None
-        self._reset_wanted = False
+        self._reset_wanted = self._instruct_wanted = False
         self._lock = threading.Lock()
         self._frames = 0
         self._real_time_factor = 0.0
-        self._elapsed_ns = 0  # simulated time before the last reset
-        self._stop.clear()
         self._make_interfaces(parameters)
         if TFMessage is None:
             self.get_logger().info("tf2_msgs is not installed: no transforms are published")
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
-        self.get_logger().info(
-            f"flat {flat.seed}: {len(flat.rooms)} rooms, {len(flat.items)} items, look {self._simulator.look}"
-            + (f", episode {parameters.episode}" if parameters.episode else "")
-        )
 
     def _make_interfaces(self, parameters: SimulatorParameters) -> None:
         self._cameras: dict[str, tuple[Any, Any, Any, str]] = {}
@@ -105,6 +101,7 @@ class NavSim(ManagedNode):
         self._truth_publisher = self.managed_publisher(Odometry, "ground_truth", qos.ODOMETRY)
         self._collisions_publisher = self.managed_publisher(UInt32, "collisions", qos.LATCHED)
         self._instruction_publisher = self.managed_publisher(String, "instruction", qos.LATCHED)
+        self._episode_publisher = self.managed_publisher(String, "episode", qos.LATCHED)
         self._clock_publisher = self.managed_publisher(Clock, "/clock", qos.NEWEST_STATE)
         if TFMessage is not None:
             self._transform_publisher = self.managed_publisher(TFMessage, "/tf", qos.DEFAULT)
@@ -115,6 +112,10 @@ class NavSim(ManagedNode):
             self.managed_subscription(ControllerState, "s1/state", self._on_state, qos.NEWEST_STATE)
             self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
         self.managed_service(Trigger, "~/reset", self._on_reset)
+        self.managed_service(Trigger, "~/instruct", self._on_instruct)
+
+    def parameters_changed(self, parameters: SimulatorParameters) -> None:
+        self._settings = parameters  # for the next reset
 
     def activate(self) -> None:
         self._stop.clear()
@@ -157,7 +158,16 @@ class NavSim(ManagedNode):
         self._lockstep.command_received()
 
     def _on_state(self, message: ControllerState) -> None:
-        self._lockstep.state_received(message.state, to_nanoseconds(message.header.stamp))
+        self._lockstep.state_received(
+            ControllerSaid(
+                plan=(message.episode_id, message.plan_number),
+                stamp_ns=to_nanoseconds(message.header.stamp),
+                path_wanted=message.path_wanted,
+                asks=message.ask != ControllerState.ASK_NO,
+                asks_first=message.ask == ControllerState.ASK_FIRST,
+                frames_from_ns=to_nanoseconds(message.frames_from),
+            )
+        )
 
     def _on_plan(self, message: S2Plan) -> None:
         self._lockstep.plan_received(to_nanoseconds(message.header.stamp))
@@ -165,85 +175,110 @@ class NavSim(ManagedNode):
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             self._reset_wanted = True
-        response.success, response.message = True, "the robot goes back to its start; odometry begins anew"
+        response.success, response.message = True, "the robot goes to the start; `episode` says when it is there"
+        return response
+
+    def _on_instruct(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = bool(self._settings.episode)
+        if not response.success:
+            response.message = "parameter 'episode' is empty: a flat has no instruction"
+            return response
+        with self._lock:
+            self._instruct_wanted = True
+        response.message = "the instruction comes right before the next camera frame"
         return response
 
     # ------------------------------------------------------------------------------------------- world thread
 
     def _run_world(self) -> None:
-        simulator = self._simulator
-        assert simulator is not None
+        began, ticks_before = time.monotonic(), self._ticks
+        pace = _Pace(self._settings.rate)
         try:
-            self._reset(simulator)
+            self._load()
             self._publish_static_transforms()
-            if self._settings.publish_instruction:
-                self._instruction_publisher.publish(String(data=self._instruction))
-            self._loop(simulator)
+            self._instruct_wanted |= self._settings.publish_instruction and bool(self._settings.episode)
+            while not self._stop.is_set():
+                self._look(self._simulator)
+                self._move(self._simulator)
+                if self._lockstep.engaged:
+                    pace.restart()
+                else:
+                    self._stop.wait(pace.pause())
+                self._real_time_factor = (self._ticks - ticks_before) * TICK / max(time.monotonic() - began, 1e-3)
         except Exception as error:
             self.incidents.report("world", f"the world stopped: {error or type(error).__name__}")
             raise
         finally:
+            self._simulator.close()
+
+    def _load(self) -> None:
+        """The robot at its start in the world that the parameters say."""
+        settings, simulator = self._settings, self._simulator
+        flat, self._start, self._instruction = settings.world()
+        if (flat.seed, settings.seed) != (simulator.flat.seed, simulator.seed):
             simulator.close()
-
-    def _reset(self, simulator: Simulator) -> None:
-        self._elapsed_ns += simulator.time_ns
+            self._simulator = simulator = Simulator(flat, settings.config(), settings.seed)
         simulator.reset(self._start.x, self._start.y, self._start.yaw)
+        self._random = np.random.default_rng([settings.seed, 3])
         self._collisions = -1
+        self._command = None
+        self._lockstep.world_changed()
+        self._publish_pose(simulator, self._stamp_ns())
+        self._episode_publisher.publish(String(data=settings.episode))
+        self.get_logger().info(
+            f"flat {flat.seed}: {len(flat.rooms)} rooms, {len(flat.items)} items, look {simulator.look}"
+            + (f", episode {settings.episode}" if settings.episode else "")
+        )
 
-    def _loop(self, simulator: Simulator) -> None:
-        settings = self._settings
-        ticks = 0  # since the start of the world
-        began = paced_since = time.monotonic()
-        paced_ticks = 0
-        ticks_per_command = round(COMMAND_PERIOD / TICK)
-        while not self._stop.is_set():
-            if self._lockstep.engaged:
-                if ticks % ticks_per_command == 0:
-                    missing = self._lockstep.wait()
-                    if missing:
-                        self.incidents.report(
-                            "lock-step",
-                            f"went on without {missing}: none came in {settings.wait_limit:g} s (wait_limit)",
-                        )
-                    self._lockstep.period_begins()
-                paced_since, paced_ticks = time.monotonic(), 0
-            else:
-                ahead = paced_ticks * TICK / settings.rate - (time.monotonic() - paced_since)
-                if ahead > 0:
-                    self._stop.wait(ahead)
-                elif ahead < -0.5:  # too slow a machine: time runs slower, and is not made up for later
-                    paced_since, paced_ticks = time.monotonic(), 0
-            with self._lock:
-                command, self._command = self._command, None
-                reset, self._reset_wanted = self._reset_wanted, False
-            if reset:
-                self._reset(simulator)
-            if command is not None:
-                simulator.command(*command)
-            simulator.step(TICK)
-            ticks += 1
-            paced_ticks += 1
-            self._publish_tick(simulator, ticks)
-            self._real_time_factor = ticks * TICK / max(time.monotonic() - began, 1e-3)
-
-    def _publish_tick(self, simulator: Simulator, ticks: int) -> None:
-        settings = self._settings
-        if settings.time == "simulated":
-            stamp_ns = EPOCH_NS + self._elapsed_ns + simulator.time_ns
-            self._clock_publisher.publish(Clock(clock=to_stamp(stamp_ns)))
-        else:
-            stamp_ns = self.now_ns()
-        is_frame = _falls_on(ticks, settings.camera_rate)
-        if is_frame or _falls_on(ticks, settings.odometry_rate):
+    def _look(self, simulator: Simulator) -> None:
+        """Publish what there is to know at this moment, and wait for who has to answer it."""
+        settings, stamp_ns = self._settings, self._stamp_ns()
+        period_begins = self._ticks % TICKS_PER_COMMAND == 0
+        is_frame = _falls_on(self._ticks, settings.camera_rate)
+        if period_begins:
+            self._lockstep.period_begins()
+        # In lock-step a command is computed where the robot is, not where it was a moment ago.
+        in_step = period_begins and self._lockstep.engaged
+        if is_frame or in_step or _falls_on(self._ticks, settings.odometry_rate):
             self._publish_pose(simulator, stamp_ns)
         if len(simulator.collisions) != self._collisions:
             self._collisions = len(simulator.collisions)
             self._collisions_publisher.publish(UInt32(data=self._collisions))
+        if settings.time == "simulated":  # after the poses: who acts on the clock knows them by then
+            self._clock_publisher.publish(Clock(clock=to_stamp(stamp_ns)))
+        if period_begins:
+            self._wait()
         if is_frame:
-            for name in self._cameras:
+            with self._lock:
+                instruct, self._instruct_wanted = self._instruct_wanted, False
+            if instruct:
+                self._instruction_publisher.publish(String(data=self._instruction))
+                self._lockstep.instruction_given()
+            for name in reversed(self._cameras):  # who plans on the level image has the other by then
                 self._publish_camera(simulator, name, stamp_ns)
             self._frames += 1
             self._lockstep.frame_published(stamp_ns)
+            self._wait()
+
+    def _wait(self) -> None:
+        if missing := self._lockstep.wait():
+            limit = self._settings.wait_limit
+            self.incidents.report("lock-step", f"went on without {missing}: none came in {limit:g} s (wait_limit)")
+
+    def _move(self, simulator: Simulator) -> None:
+        """Let a tick pass."""
+        with self._lock:
+            command, self._command = self._command, None
+            reset, self._reset_wanted = self._reset_wanted, False
+        if command is not None:
+            simulator.command(*command)
+        simulator.step(TICK)
+        self._ticks += 1
+        if reset:
+            self._load()
+
+    def _stamp_ns(self) -> int:
+        return EPOCH_NS + round(self._ticks * TICK * 1e9) if self._settings.time == "simulated" else self.now_ns()
 
     def _publish_pose(self, simulator: Simulator, stamp_ns: int) -> None:
         prefix = self._settings.frame_prefix
@@ -310,6 +345,25 @@ class NavSim(ManagedNode):
             status.error("the world does not run")
         missing = self._lockstep.missing() if self.is_active else ""
         return [status.build(f"waiting for {missing}" if missing else "running" if self.is_active else "inactive")]
+
+
+class _Pace:
+    """Keeps simulated time at `rate` times that of the machine."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._ticks = time.monotonic(), 0
+
+    def pause(self) -> float:
+        """Seconds to wait after a tick."""
+        self._ticks += 1
+        ahead = self._ticks * TICK / self._rate - (time.monotonic() - self._since)
+        if ahead < -0.5:  # too slow a machine: time runs slower, and is not made up for later
+            self.restart()
+        return max(0.0, ahead)
 
 
 def _falls_on(ticks: int, rate: float) -> bool:

@@ -1,9 +1,9 @@
 """The nodes oracle_s2 and oracle_s1: the oracles (oracles.py) on the topics of S2 and S1.
 
-oracle_s2 publishes `s2/plan` for the frames it sees on `camera_info` (it needs no image), on the same occasions as
-S2: when there is no plan yet, when `s1/state` says the last one is used up, and when the one being followed has
-become `plan_step_gap` frames old. oracle_s1 follows `s2/plan` and publishes `cmd_vel` and `s1/state`. Both read the
-true pose from `ground_truth`, which the simulator publishes with the stamps of the frames.
+Which episode they know the map of is what the simulator says on `episode`. oracle_s2 begins with an `instruction`,
+like S2, and publishes `s2/plan` when `s1/state` asks for it, made from the newest frame it has seen on `camera_info`
+(it needs no image). oracle_s1 follows `s2/plan` and publishes `cmd_vel` and `s1/state`. Both read the true pose from
+`ground_truth`, which the simulator publishes with the stamps of the frames.
 """
 
 from __future__ import annotations
@@ -16,21 +16,33 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
 
 from dual_nav_util import qos
 from dual_nav_util.managed_node import ManagedNode, wait_until_received
 from dual_nav_util.stamps import to_nanoseconds, to_stamp
 from nav_msgs_ext.msg import ControllerState, S2Plan
 
+from .episodes import Episode
 from .evaluation import PLANNERS
-from .oracles import KIND_ACTIONS, KIND_PIXEL_GOAL, STOP, OracleController, PlanMade
+from .oracles import (
+    KIND_ACTIONS,
+    KIND_PIXEL_GOAL,
+    STOP,
+    OracleController,
+    OraclePlanner,
+    PlanMade,
+    RandomPlanner,
+    actions_plan,
+)
 from .parameters import OracleParameters, episode_named
 from .simulator import Pose, yaw_of
 
 MEMORY = 400  # poses kept to look up those of frames
 POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
 ACKNOWLEDGE_TIMEOUT = 1.0  # seconds
+RECENT = 5.0  # seconds an incident stays in /diagnostics
 
 
 class _OracleNode(ManagedNode):
@@ -41,10 +53,24 @@ class _OracleNode(ManagedNode):
 
     def configure(self, parameters: OracleParameters) -> None:
         self._settings = parameters
-        self._episode = episode_named(parameters.episode)
+        self._episode: Episode | None = None
         self._poses: dict[int, Pose] = {}
         self._newest_ns = 0
         self.managed_subscription(Odometry, "ground_truth", self._on_pose, qos.ODOMETRY)
+        self.managed_subscription(String, "episode", self._on_episode, qos.LATCHED)
+
+    def begin(self, episode: Episode) -> None:
+        """The robot stands at the start of another episode."""
+        raise TypeError(f"{type(self).__name__} has no begin()")
+
+    def _on_episode(self, message: String) -> None:
+        self._poses.clear()
+        self._episode = None
+        if not message.data:
+            self.incidents.report("episode", "the simulator runs no episode: an oracle knows no goal then")
+            return
+        self._episode = episode_named(message.data)
+        self.begin(self._episode)
 
     def _on_pose(self, message: Odometry) -> None:
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
@@ -62,7 +88,9 @@ class _OracleNode(ManagedNode):
 
     def statuses(self) -> list[DiagnosticStatus]:
         status = self.status("oracle")
-        status.value("episode", self._episode.name)
+        status.value("episode", self._episode.name if self._episode else "none")
+        for incident in self.incidents.recent(RECENT):
+            status.warn(incident.text)
         if not self._poses:
             status.error("ground_truth: nothing received; the oracles work with the simulator only")
         return [status.build("running" if self.is_active else "inactive")]
@@ -76,59 +104,79 @@ class OracleS2(_OracleNode):
 
     def configure(self, parameters: OracleParameters) -> None:
         super().configure(parameters)
-        self._planner = PLANNERS[parameters.planner](self._episode, parameters.cameras())
+        self._planner: OraclePlanner | RandomPlanner | None = None
         # As S2's: later processes have larger ids.
         self._episode_id = time.time_ns() >> 20 << 20
         self._plans = 0
         self._sent_at = 0.0
-        self._used_up_ns: int | None = 0  # the first plan is due at once
-        self._frames_since_plan = 0
-        self._following = False
-        self._finished = False
+        self._under_way = False  # told what to do, and not yet at STOP
+        self._asked_from_ns: int | None = None  # S1 wants a plan from a frame of this stamp or later
+        self._frame: Header | None = None  # the newest one
+        self._planned_ns = -1  # stamp of the frame planned on last
         self._publisher = self.managed_publisher(S2Plan, "s2/plan", qos.LATCHED)
         self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
         self.managed_subscription(ControllerState, "s1/state", self._on_state, qos.NEWEST_STATE)
+        self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
+        self.managed_service(Trigger, "~/reset", self._on_reset)
 
     def deactivate(self) -> None:
         wait_until_received(self._publisher)
 
-    def _on_state(self, message: ControllerState) -> None:
-        if (message.episode_id, message.plan_number) != (self._episode_id, self._plans - 1):
-            # S1 answers a plan within a control period; this much later it must have refused it, or missed it.
-            unanswered = self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT
-            if unanswered and self._used_up_ns is None:
-                self._used_up_ns = self._newest_ns
+    def begin(self, episode: Episode) -> None:
+        self._under_way = False
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._under_way and self._frame is not None:
+            self._send(self._frame, actions_plan([STOP]), 0.0)
+        self._under_way = False
+        response.success, response.message = True, "episode ended; waiting for an instruction"
+        return response
+
+    def _on_instruction(self, _: String) -> None:
+        if self._episode is None:
+            self.incidents.report("instruction", "an instruction, but the simulator runs no episode: not followed")
             return
-        self._following = message.state == ControllerState.FOLLOWING
-        standing = to_nanoseconds(message.frames_from)
-        if message.ask != ControllerState.ASK_NO and standing and self._used_up_ns is None:
-            self._used_up_ns = max(standing, self._newest_ns)
+        self._planner = PLANNERS[self._settings.planner](self._episode, self._settings.cameras())
+        self._episode_id += 1
+        self._plans, self._under_way = 0, True
+        self._frame = None  # the first plan is made from a frame that comes after the instruction
+        self._asked_from_ns = 0
+
+    def _on_state(self, message: ControllerState) -> None:
+        if (message.episode_id, message.plan_number) == (self._episode_id, self._plans - 1):
+            asks = message.ask != ControllerState.ASK_NO
+            self._asked_from_ns = to_nanoseconds(message.frames_from) if asks else None
+        elif self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT:
+            # S1 answers a plan within a control period; this much later it must have refused it, or missed it.
+            self._asked_from_ns = 0
+        self._plan_if_due()
 
     def _on_frame(self, message: CameraInfo) -> None:
-        stamp_ns = to_nanoseconds(message.header.stamp)
-        self._frames_since_plan += 1
-        if not self.is_active or self._finished:
+        self._frame = message.header
+        self._plan_if_due()
+
+    def _plan_if_due(self) -> None:
+        if not (self.is_active and self._under_way) or self._frame is None or self._asked_from_ns is None:
             return
-        used_up = self._used_up_ns is not None and stamp_ns > self._used_up_ns
-        renew = self._following and self._frames_since_plan >= self._settings.plan_step_gap
+        stamp_ns = to_nanoseconds(self._frame.stamp)
         pose = self._pose_at(stamp_ns)
-        if not (used_up or renew) or pose is None:
+        if stamp_ns < self._asked_from_ns or stamp_ns <= self._planned_ns or pose is None:
             return
         started = time.perf_counter()
         plan = self._planner.plan(pose)
-        self._publisher.publish(self._message(message.header, plan, time.perf_counter() - started))
-        self._plans += 1
-        self._sent_at = time.monotonic()
-        self._used_up_ns, self._frames_since_plan = None, 0
-        self._finished = STOP in plan.actions
+        self._send(self._frame, plan, time.perf_counter() - started)
+        self._planned_ns, self._asked_from_ns = stamp_ns, None
+        self._under_way = STOP not in plan.actions
 
-    def _message(self, header: Header, plan: PlanMade, elapsed: float) -> S2Plan:
+    def _send(self, header: Header, plan: PlanMade, elapsed: float) -> None:
         message = S2Plan(header=header, episode_id=self._episode_id, plan_number=self._plans, kind=plan.kind)
         message.actions = array.array("B", plan.actions)
         message.pixel_goal_column, message.pixel_goal_row = plan.pixel_goal or (-1, -1)
         message.image_width, message.image_height = plan.image_size
         message.look_down, message.answer, message.inference_time = plan.look_down, plan.answer, elapsed
-        return message
+        self._publisher.publish(message)
+        self._plans += 1
+        self._sent_at = time.monotonic()
 
 
 class OracleS1(_OracleNode):
@@ -139,28 +187,40 @@ class OracleS1(_OracleNode):
 
     def configure(self, parameters: OracleParameters) -> None:
         super().configure(parameters)
-        self._controller = OracleController(self._episode, parameters.cameras())
+        self._controller: OracleController | None = None
         self._newest_plan = (0, 0)
         self._turning = False
-        self._message = ""
+        self._frames = 0  # since the frame of the plan
         self._frame_stamp_ns = 0
         self._command_publisher = self.managed_publisher(Twist, "cmd_vel", qos.NEWEST_STATE)
         self._state_publisher = self.managed_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
         self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
         self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
-        self.managed_timer(1.0 / parameters.control_rate, self._send_command)
+        period = 1.0 / parameters.control_rate
+        if parameters.lock_step:
+            self.managed_clock_period(period, self._send_command)
+        else:
+            self.managed_timer(period, self._send_command)
 
     def deactivate(self) -> None:
         self._command_publisher.publish(Twist())
         wait_until_received(self._command_publisher)
 
+    def begin(self, episode: Episode) -> None:
+        self._controller = OracleController(episode, self._settings.cameras())
+        self._newest_plan = (0, 0)
+
     def _on_frame(self, message: CameraInfo) -> None:
         self._frame_stamp_ns = to_nanoseconds(message.header.stamp)
+        self._frames += 1
+        if self._controller is not None and self.is_active:
+            self._send_state(self._controller)
 
     def _on_plan(self, message: S2Plan) -> None:
         number = (message.episode_id, message.plan_number)
-        pose = self._pose_at(to_nanoseconds(message.header.stamp))
-        if number <= self._newest_plan and self._newest_plan != (0, 0):
+        stamp_ns = to_nanoseconds(message.header.stamp)
+        pose = self._pose_at(stamp_ns)
+        if self._controller is None or (number <= self._newest_plan and self._newest_plan != (0, 0)):
             return
         if pose is None or message.kind not in (KIND_ACTIONS, S2Plan.KIND_PIXEL_GOAL, S2Plan.KIND_TRAJ_LATENTS):
             self.incidents.report("plan", f"plan {number} refused: no pose is known at the stamp of its frame")
@@ -168,6 +228,7 @@ class OracleS1(_OracleNode):
         if message.episode_id != self._newest_plan[0]:
             self._controller.stopped = False
         self._newest_plan = number
+        self._frames = int(stamp_ns < self._frame_stamp_ns)
         self._turning = message.kind == S2Plan.KIND_ACTIONS
         goal = (message.pixel_goal_column, message.pixel_goal_row)
         size = (message.image_width, message.image_height)
@@ -180,20 +241,29 @@ class OracleS1(_OracleNode):
         self._send_command()
 
     def _send_command(self) -> None:
-        if not self.is_active or not self._poses:
+        if not self.is_active:
             return
-        linear, angular = self._controller.command(self._poses[self._newest_ns], self._newest_ns / 1e9)
         command = Twist()
-        command.linear.x, command.angular.z = linear, angular
+        if self._controller is not None and self._poses:
+            pose = self._poses[self._newest_ns]
+            command.linear.x, command.angular.z = self._controller.command(pose, self._newest_ns / 1e9)
         self._command_publisher.publish(command)
+        if self._controller is not None:
+            self._send_state(self._controller)
+
+    def _send_state(self, controller: OracleController) -> None:
         state = ControllerState(header=Header(stamp=to_stamp(self._frame_stamp_ns), frame_id="base_link"))
         state.episode_id, state.plan_number = self._newest_plan
-        if self._controller.stopped:
+        if controller.stopped:
             state.state = ControllerState.ARRIVED
-        elif self._controller.done:
-            state.state, state.ask = ControllerState.IDLE, ControllerState.ASK_USED_UP
+        elif controller.done:
+            state.state = ControllerState.IDLE
+            first = self._newest_plan == (0, 0)
+            state.ask = ControllerState.ASK_FIRST if first else ControllerState.ASK_USED_UP
             state.frames_from = to_stamp(self._newest_ns)
         else:
             state.state = ControllerState.TURNING if self._turning else ControllerState.FOLLOWING
-        state.actions_left = self._controller.actions_left
+            if not self._turning and self._frames >= self._settings.plan_step_gap:
+                state.ask = ControllerState.ASK_STEP_GAP
+        state.actions_left = controller.actions_left
         self._state_publisher.publish(state)

@@ -21,7 +21,7 @@ from .grid import DistanceField, Point, clear_line, grid_of, path_length
 from .simulator import Pose, wrapped
 
 # The values of nav_msgs_ext/S2Plan (a test compares them).
-KIND_ACTIONS, KIND_PIXEL_GOAL = 0, 1
+KIND_ACTIONS, KIND_PIXEL_GOAL, KIND_TRAJ_LATENTS = 0, 1, 2
 STOP, FORWARD, TURN_LEFT, TURN_RIGHT, LOOK_DOWN = 0, 1, 2, 3, 5
 SYMBOLS = {STOP: "STOP", FORWARD: "↑", TURN_LEFT: "←", TURN_RIGHT: "→", LOOK_DOWN: "↓"}
 FORWARD_STEP = 0.25  # metres
@@ -47,6 +47,7 @@ class PlanMade:
     image_size: tuple[int, int] = (0, 0)  # width, height of the image the pixel goal is in
     look_down: bool = False
     answer: str = ""
+    traj_latents: np.ndarray | None = None  # float32 (1, queries, size), of planners that are models
 
 
 def actions_plan(actions: Sequence[int]) -> PlanMade:
@@ -78,15 +79,19 @@ class OraclePlanner:
 
     def plan(self, pose: Pose) -> PlanMade:
         """The next plan for a frame taken at `pose`."""
+        path = self._field.path((pose.x, pose.y))
+        return self._at_goal(pose, path) or self._toward(pose, path)
+
+    def _at_goal(self, pose: Pose, path: list[Point]) -> PlanMade | None:
+        """What there is to do near enough to the goal; None farther off. `path`: the rest of the way."""
         here = (pose.x, pose.y)
         goal = min(self._goals, key=lambda index: footprint_distance(self._flat.items[index], here))
         item = self._flat.items[goal]
-        path = self._field.path(here)
         # Where the rest of the way is too short to be seen as a pixel goal, a little farther off will do.
         enough = LAST_RESORT_DISTANCE if path_length(path) < BLIND_DISTANCE else self._enough
         if footprint_distance(item, here) <= enough and is_in_sight(self._flat, goal, here):
             return self._facing(pose, nearest_footprint_point(item, here))
-        return self._toward(pose, path)
+        return None
 
     def _facing(self, pose: Pose, target: Point) -> PlanMade:
         """STOP when looking at the target, turns until then."""
@@ -238,7 +243,7 @@ class OracleController:
     def _is_stuck(self, remaining: float, time: float) -> bool:
         if remaining < self._progress[1] - 0.01:
             self._progress = (time, remaining)
-        return time - self._progress[0] > STUCK_TIME
+        return time - self._progress[0] > STUCK_TIME + 1e-6  # whatever the time is counted from
 
     def _act(self, pose: Pose, time: float) -> tuple[float, float]:
         assert self._target is not None

@@ -20,14 +20,19 @@ from .worlds import Flat, make_flat
 _EPISODE_NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d+)-({'|'.join(FAMILIES)})-(\d+)")
 
 
-def episode_named(name: str) -> Episode:
-    """The episode with a name such as test-0-object-0001. ParameterError for anything else."""
+def _parts(name: str) -> re.Match[str]:
     match = _EPISODE_NAME.fullmatch(name)
     if match is None:
         raise ParameterError(
             f"parameter 'episode' is {name!r}: must be <{'|'.join(SPLITS)}>-<seed>-<{'|'.join(FAMILIES)}>-<number>, "
             "such as test-0-object-0001"
         )
+    return match
+
+
+def episode_named(name: str) -> Episode:
+    """The episode with a name such as test-0-object-0001. ParameterError for anything else."""
+    match = _parts(name)
     try:
         return make_episode(match[1], int(match[2]), match[3], int(match[4]))
     except ValueError as error:
@@ -39,12 +44,15 @@ class SimulatorParameters:
     """Of the node nav_sim."""
 
     episode: str = parameter(
-        "", "World and start of this episode, such as test-0-object-0001; empty: a flat by flat_seed"
+        "",
+        "World and start of this episode, such as test-0-object-0001; empty: a flat by flat_seed. A change takes "
+        "effect with ~/reset",
+        dynamic=True,
     )
-    flat_seed: int = parameter(7, "Which flat, without an episode", low=0, high=2**62)
-    publish_instruction: bool = parameter(False, "Publish the episode's instruction at the start")
+    flat_seed: int = parameter(7, "Which flat, without an episode", low=0, high=2**62, dynamic=True)
+    publish_instruction: bool = parameter(False, "Publish the episode's instruction at the start, if there is one")
     look: str = parameter("", "Real furniture or primitives; empty: furniture where installed", choices=("", *LOOKS))
-    seed: int = parameter(0, "Of noise, drift and what moves about", low=0, high=2**62)
+    seed: int = parameter(0, "Of noise, drift and what moves about", low=0, high=2**62, dynamic=True)
     people: int = parameter(0, "People walking about", low=0, high=8)
     boxes: int = parameter(0, "Boxes moving about", low=0, high=8)
 
@@ -59,9 +67,6 @@ class SimulatorParameters:
         choices=WAIT_FOR,
     )
     wait_limit: float = parameter(20.0, "How long the world waits for one answer", low=0.1, high=600.0, unit="s")
-    plan_step_gap: int = parameter(
-        4, "Lock-step with the planner: frames after which a plan is to be renewed, as set there", low=1, high=1000
-    )
     rate: float = parameter(1.0, "Speed of simulated time without lock-step", low=0.01, high=100.0)
 
     camera_rate: float = parameter(10.0, "Frames per second", low=0.1, high=100.0, unit="Hz")
@@ -90,15 +95,13 @@ class SimulatorParameters:
     frame_prefix: str = parameter("", "Put before all frame ids but map, such as robot1/")
 
     def __post_init__(self) -> None:
+        if self.episode:
+            _parts(self.episode)
         if self.wait_for != "nobody" and self.time != "simulated":
             raise ParameterError("parameter 'wait_for' needs parameter 'time' to be 'simulated'")
         if self.depth_minimum >= self.depth_maximum:
             raise ParameterError(
                 f"parameter 'depth_minimum' is {self.depth_minimum}: must be below depth_maximum {self.depth_maximum}"
-            )
-        if self.publish_instruction and not self.episode:
-            raise ParameterError(
-                "parameter 'publish_instruction' needs parameter 'episode': a flat has no instruction"
             )
 
     def world(self) -> tuple[Flat, Pose, str]:
@@ -141,14 +144,12 @@ class SimulatorParameters:
 class OracleParameters:
     """Of the nodes oracle_s2 and oracle_s1."""
 
-    episode: str = parameter(
-        "test-0-object-0000", "The episode the simulator runs; the oracle knows its map and goal"
-    )
     planner: str = parameter(
         "oracle", "oracle: shortest path; random: acts without looking", choices=("oracle", "random")
     )
-    plan_step_gap: int = parameter(10, "Frames after which a plan that is being driven is renewed", low=1, high=1000)
+    plan_step_gap: int = parameter(10, "Frames driven on a plan after which the next is asked for", low=1, high=1000)
     control_rate: float = parameter(20.0, "Commands per second (oracle_s1)", low=1.0, high=100.0, unit="Hz")
+    lock_step: bool = parameter(False, "The simulator waits: control periods are those of /clock (oracle_s1)")
     image_width: int = parameter(640, "As set for the simulator", low=16, high=1920, unit="px")
     image_height: int = parameter(480, "As set for the simulator", low=16, high=1080, unit="px")
     horizontal_fov: float = parameter(79.0, "As set for the simulator", low=20.0, high=120.0, unit="deg")

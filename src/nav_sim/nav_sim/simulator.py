@@ -143,6 +143,12 @@ class Simulator:
             self._place_mover(index, thing)
         mujoco.mj_forward(self.model, self.data)
 
+    def place(self, pose: Pose) -> None:
+        """Put the robot somewhere, at rest, without anything else beginning anew."""
+        self.data.qpos[:3] = (pose.x, pose.y, pose.yaw)
+        self.data.qvel[:3] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+
     def command(self, linear: float, angular: float) -> None:
         """Velocity command, m/s and rad/s; it holds for `command_timeout`. ValueError for what is not finite."""
         if not (math.isfinite(linear) and math.isfinite(angular)):

@@ -33,7 +33,7 @@ from visualization_msgs.msg import MarkerArray
 from dual_nav_util import images, qos
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
 from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
-from dual_nav_util.stamps import from_seconds, seconds_between, to_nanoseconds, to_stamp
+from dual_nav_util.stamps import NANOSECONDS, from_seconds, seconds_between, to_nanoseconds, to_stamp
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
 
@@ -86,7 +86,8 @@ class S1Controller(ManagedNode):
         by_clearance = parameters.selection == "clearance"
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
         self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_clearance)
-        self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius)
+        seed = parameters.seed if parameters.seed >= 0 else None
+        self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius, seed)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())
         self._mount = self._mount_choice(parameters)
@@ -148,7 +149,11 @@ class S1Controller(ManagedNode):
         self.managed_service(Trigger, "~/release", self._on_release)
         if TFMessage is not None and parameters.mount_from_tf == "auto":
             self.managed_subscription(TFMessage, "/tf_static", self._on_static_transforms, qos.STATIC_TRANSFORMS)
-        self.managed_timer(1.0 / parameters.control_rate, self._send_command)
+        period = 1.0 / parameters.control_rate
+        if parameters.lock_step:
+            self.managed_clock_period(period, self._step)
+        else:
+            self.managed_timer(period, self._send_command)
         self.managed_timer(DRAWING_PERIOD, self._draw)
 
     def activate(self) -> None:
@@ -460,13 +465,23 @@ class S1Controller(ManagedNode):
 
     # ------------------------------------------------------------------------------------------------ commands
 
+    def _step(self) -> None:
+        """The command of a control period in lock-step: it knows of all images that came before."""
+        for name in ("rgb", "depth"):
+            self._workers[name].wait_idle(self._settings.sensor_timeout)
+        self._send_command()
+
+    def _steady(self) -> float:
+        """Seconds of the clock that tells how long ROS time has stood still; in lock-step it may."""
+        return self.now_ns() / NANOSECONDS if self._settings.lock_step else time.monotonic()
+
     def _send_command(self) -> None:
         """Publish the command of now, from any thread; the last one wins and none comes after deactivation."""
         with self._command_lock:
             if not self.is_active:
                 return
             started = time.perf_counter()
-            command = self._controller.command(self.now_ns(), time.monotonic())
+            command = self._controller.command(self.now_ns(), self._steady())
             motion = command.motion
             self._publish_twist(Twist2D(motion.v, motion.omega))
             state = ControllerState(
@@ -479,6 +494,7 @@ class S1Controller(ManagedNode):
                 message=motion.message,
                 ask=ASKS[motion.ask],
                 frames_from=to_stamp(motion.frames_from_ns or 0),
+                path_wanted=motion.path_wanted,
             )
             state.header.stamp = to_stamp(motion.frame_stamp_ns)
             state.header.frame_id = self._settings.base_frame
@@ -518,7 +534,7 @@ class S1Controller(ManagedNode):
         the time-out that stops the robot, for the states STALE_PLAN, NO_SENSORS and FAULT, and for errors of the
         last 5 s.
         """
-        settings, ages = self._settings, self._controller.ages(self.now_ns(), time.monotonic())
+        settings, ages = self._settings, self._controller.ages(self.now_ns(), self._steady())
         sensors, planner, control = self.status("sensors"), self.status("planner"), self.status("control")
         motion = self._last_motion
         state, said = (motion.state, motion.message) if motion else (State.IDLE, "")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .path import GoalBehindError, actions_from_path
 from .plan_intake import AcceptedPlan, Action
@@ -46,13 +47,17 @@ class PathMaker:
         policy: the model.
         method: of `selection.select`.
         robot_radius: [m], for the method `clearance`.
+        seed: of the noise, which begins anew with each episode; None for another in each run.
     """
 
-    def __init__(self, policy: TrajectoryPolicy, method: str, robot_radius: float) -> None:
+    def __init__(self, policy: TrajectoryPolicy, method: str, robot_radius: float, seed: int | None = None) -> None:
         self._policy = policy
         self._method = method
         self._robot_radius = robot_radius
-        self._rng = np.random.default_rng()
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._noise: torch.Generator | None = None
+        self._episode_id: int | None = None
         self._plan: AcceptedPlan | None = None
 
     def set_goal(self, plan: AcceptedPlan, goal_frame: PreparedFrame) -> bool:
@@ -70,13 +75,17 @@ class PathMaker:
         else:
             goal = Goal(frame, pixel_goal=pixel_in_camera_image(plan, frame.image_size))
         self._policy.set_goal(goal)
+        if self._seed is not None and plan.episode_id != self._episode_id:
+            self._rng = np.random.default_rng(self._seed)
+            self._noise = torch.Generator().manual_seed(self._seed)
+        self._episode_id = plan.episode_id
         self._plan = plan
         return True
 
     def make(self, frames: Sequence[PreparedFrame]) -> MadePath:
         """A path for the newest of the frames (oldest first, at most the policy's `memory_frames`)."""
         started = time.perf_counter()
-        trajectories = self._policy.sample([prepared.frame for prepared in frames])
+        trajectories = self._policy.sample([prepared.frame for prepared in frames], generator=self._noise)
         model_time = time.perf_counter() - started
         path = select(
             trajectories,

@@ -71,6 +71,8 @@ class S2Planner(ManagedNode):
         self._planner_episode: Episode | None = None  # the one the planner was started with; worker thread only
         self._newest_stamp_ns: int | None = None
         self._newest_header = Header()
+        self._newest_frame: Image | CompressedImage | None = None  # since the episode began
+        self._planned_ns = -1  # stamp of the frame planned on last: one is planned on once
         self._look_down: Any = None
         self._last_answer = ""
         self._last_frame_time: float | None = None
@@ -90,9 +92,10 @@ class S2Planner(ManagedNode):
         compressed = parameters.rgb_transport == "compressed"
         kind = CompressedImage if compressed else Image
         self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
-        self.managed_subscription(kind, "rgb", self._on_rgb, qos.NEWEST_FRAME)
+        # Before rgb: of two images at hand the tilted camera's comes first, so that a plan can use it.
         if parameters.use_look_down:
             self.managed_subscription(kind, "rgb_look_down", self._on_look_down, qos.NEWEST_FRAME)
+        self.managed_subscription(kind, "rgb", self._on_rgb, qos.NEWEST_FRAME)
         self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self.managed_subscription(ControllerState, "s1/state", self._on_controller_state, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
@@ -132,7 +135,7 @@ class S2Planner(ManagedNode):
                 self.incidents.report("rgb stamp", f"rgb: frame dropped, its stamp is {back:.3f} s before the newest")
                 return
             self.time_jumped(f"rgb: stamps went back by {back:.1f} s")
-        self._newest_stamp_ns, self._newest_header = stamp_ns, message.header
+        self._newest_stamp_ns, self._newest_header, self._newest_frame = stamp_ns, message.header, message
         self._last_frame_time = time.monotonic()
         self._frames.tick()
         self._worker.put("frame", message)
@@ -149,6 +152,7 @@ class S2Planner(ManagedNode):
     def _begin(self, instruction: str, goal: Goal | None) -> None:
         """A new instruction ends the running episode at once; the worker starts the next one."""
         self._end_episode("a new instruction came")
+        self._newest_frame = None  # the first plan is made from a frame that comes after the instruction
         self._worker.put("instruction", (instruction, goal))
 
     def _cancel(self, why: str) -> None:
@@ -166,6 +170,8 @@ class S2Planner(ManagedNode):
             to_nanoseconds(message.frames_from),
             self.now_ns(),
         )
+        if self._newest_frame is not None and self._is_due(to_nanoseconds(self._newest_frame.header.stamp)):
+            self._worker.put("frame", self._newest_frame)  # what S1 asks for may have been seen already
         self._navigate.controller_reported(message)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -194,7 +200,8 @@ class S2Planner(ManagedNode):
     def time_jumped(self, why: str) -> None:
         """Stamps start anew (a looped recording): the instruction stays, everything seen is forgotten."""
         self.incidents.report("time", f"{why}: the history is forgotten and the episode starts again")
-        self._newest_stamp_ns = None
+        self._newest_stamp_ns = self._newest_frame = None
+        self._planned_ns = -1
         episode, finished = self._trigger.episode, self._trigger.finished
         if episode is not None and not finished:
             self._end_episode(why)
@@ -224,8 +231,9 @@ class S2Planner(ManagedNode):
     def _plan(self, message: Image | CompressedImage) -> None:
         episode = self._planner_episode
         stamp_ns = to_nanoseconds(message.header.stamp)
-        if episode is None or not self._trigger.is_current(episode) or not self._trigger.due(stamp_ns):
+        if episode is None or not self._trigger.is_current(episode) or not self._is_due(stamp_ns):
             return
+        self._planned_ns = stamp_ns
         started = time.perf_counter()
         rgb = self._to_rgb(message, "rgb")
         look_down = self._look_down_image(stamp_ns)
@@ -251,6 +259,9 @@ class S2Planner(ManagedNode):
             shown = look_down() if plan.look_down and look_down is not None else rgb
             picture = draw_plan(shown, plan)
             self._debug_publisher.publish(images.image_from_array(picture, "rgb8", message.header))
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        return stamp_ns > self._planned_ns and self._trigger.due(stamp_ns)
 
     def _look_down_image(self, stamp_ns: int) -> Any:
         """A function that converts the look-down image of about this time; None when there is none."""
