@@ -32,6 +32,7 @@ _PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("S1 latent projector", ("model.cond_projector.",)),
     ("S1 NextDiT", ("model.traj_dit.", "model.action_encoder.", "model.action_decoder.")),
     ("S1 NavDP RGB-D encoder", ("model.navdp.rgbd_encoder.", "rgbd_encoder.")),
+    ("S1 NavDP goal encoders", ("pixel_encoder.", "image_encoder.", "point_encoder.")),
     ("S1 NavDP", ("model.navdp.", "decoder.", "critic_head.", "action_head.")),
 )
 _OTHER = "other"
@@ -113,10 +114,15 @@ def _sizes(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((name, config[name]) for name in names if config.get(name) is not None)
 
 
+def part_of(key: str) -> str:
+    """The part of the whole model that a released key belongs to."""
+    return next((label for label, prefixes in _PARTS if key.startswith(prefixes)), _OTHER)
+
+
 def _count_parts(shapes: Shapes) -> dict[str, int]:
     counts: dict[str, int] = {}
     for key, shape in shapes.items():
-        part = next((label for label, prefixes in _PARTS if key.startswith(prefixes)), _OTHER)
+        part = part_of(key)
         counts[part] = counts.get(part, 0) + math.prod(shape)
     order = [label for label, _ in _PARTS] + [_OTHER]
     return {label: counts[label] for label in order if label in counts}

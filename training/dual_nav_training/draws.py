@@ -7,45 +7,52 @@ exactly the draws it would have made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One use of one sample in training."""
+    """One use of one sample; samples with a weight above one are used several times in an epoch."""
 
     epoch: int
     index: int
+    repeat: int = 0
 
     def generator(self, seed: int) -> np.random.Generator:
         """The source of all draws on this visit."""
-        return np.random.default_rng((seed, self.epoch, self.index))
+        return np.random.default_rng((seed, self.epoch, self.index, self.repeat))
 
 
 class VisitSampler(Sampler[Visit]):
-    """All samples in an order shuffled anew for each epoch; ``set_epoch`` before each.
+    """All samples, each ``round(weight)`` times, in an order shuffled anew for each epoch (``set_epoch``).
 
     With ``fixed_draws`` the order changes but the draws of a sample do not: only then can a loss with drawn noise
     go to zero, which is what an overfitting check looks for.
     """
 
-    def __init__(self, samples: Sized, seed: int, fixed_draws: bool = False) -> None:
-        self._samples, self._seed, self._fixed_draws = samples, seed, fixed_draws
+    def __init__(self, weights: np.ndarray, seed: int, fixed_draws: bool = False) -> None:
+        repeats = np.maximum(1, np.round(weights)).astype(np.int64)
+        self._indices = np.repeat(np.arange(len(repeats)), repeats)
+        self._repeats = np.concatenate([np.arange(count) for count in repeats])
+        self._seed, self._fixed_draws = seed, fixed_draws
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
+    @property
+    def draws_epoch(self) -> int:
+        """The epoch as far as draws are concerned."""
+        return 0 if self._fixed_draws else self._epoch
+
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._indices)
 
     def __iter__(self) -> Iterator[Visit]:
-        generator = torch.Generator().manual_seed((self._seed + 1) * 1_000_003 + self._epoch)
-        draws_epoch = 0 if self._fixed_draws else self._epoch
-        for index in torch.randperm(len(self), generator=generator).tolist():
-            yield Visit(draws_epoch, index)
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self))
+        for number in order:
+            yield Visit(self.draws_epoch, int(self._indices[number]), int(self._repeats[number]))

@@ -1,4 +1,4 @@
-"""Flow-matching loss of NextDiT, the dual system's trajectory model.
+"""Language-model loss of the planner, and flow-matching loss of NextDiT, the dual system's trajectory model.
 
 x_sigma = (1 - sigma) x + sigma noise, target velocity = noise - x, mean squared error over real frames.
 The time step is one of the scheduler's 1000, drawn uniformly, and is given to the model as it is; only
@@ -10,11 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from dual_nav_training.conversation import NO_LABEL
 from s1_controller_node.checks import check_shape, check_tensor
 from s1_controller_node.flow_sampler import NUM_TRAIN_TIMESTEPS
 from s1_controller_node.nextdit_model import ACTION_DIM, NextDiTModel
+
+
+def answer_loss(lm_head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labelled tokens of the cross entropy of predicting each from the position before it.
+
+    Args:
+        lm_head: hidden state to vocabulary logits; computed at the labelled tokens only.
+        hidden: (B, L, width) final-norm hidden states.
+        labels: (B, L) the token's own id where it counts, ``NO_LABEL`` elsewhere.
+
+    Raises:
+        ValueError: no token has a label, or shapes that do not fit.
+    """
+    check_tensor("hidden", hidden, (None, None, None), finite=False)
+    check_shape("labels", labels.shape, hidden.shape[:2])
+    targets = labels[:, 1:]
+    counts = targets != NO_LABEL
+    if not counts.any():
+        raise ValueError("labels: expected at least one labelled token behind the first, got none")
+    return F.cross_entropy(lm_head(hidden[:, :-1][counts]).float(), targets[counts])
 
 
 @dataclass(frozen=True)

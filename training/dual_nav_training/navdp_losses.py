@@ -107,7 +107,8 @@ def standalone_navdp_loss(
     Args:
         batch: ``points`` (B, 3), ``image_goals`` (B, H, W, 6), ``pixel_goals`` (B, H, W, 4 or 7),
             ``images`` (B, memory_size, H, W, 3) in [0, 1], ``depths`` (B, 1, H, W) metres, ``labels`` and
-            ``augmented`` (B, T, 3) increments times 4, ``label_critic`` and ``augmented_critic`` (B,).
+            ``augmented`` (B, T, 3) increments times 4, ``label_critic`` and ``augmented_critic`` (B,); optionally
+            ``goal_mix`` (B,), see ``NavDpStandalone.forward``.
         no_goal_noise, mixed_goal_noise: (B, T, 3); their time steps: (B,).
 
     Raises:
@@ -131,6 +132,7 @@ def standalone_navdp_loss(
         mixed_goal_timesteps,
         labels,
         batch["augmented"],
+        batch.get("goal_mix"),
     )
 
     def error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import check_range, check_tensor
+from .checks import check_indices, check_range, check_tensor
 from .dinov2 import DinoV2
 from .navdp_core import CHANNELS, LearnedPositions, NavDpCore, NavDpSizes, RgbdEncoder
 
@@ -129,6 +129,7 @@ class NavDpStandalone(NavDpCore):
         mixed_goal_timesteps: Tensor,
         labels: Tensor,
         augmented: Tensor,
+        goal_mix: Tensor | None = None,
     ) -> TrainingPrediction:
         """One training step's predictions, differentiable. The RGB encoder is frozen.
 
@@ -137,13 +138,15 @@ class NavDpStandalone(NavDpCore):
             images: (B, memory_size, H, W, 3) in [0, 1]; depths: (B, 1, H, W) metres.
             no_goal_actions, mixed_goal_actions: (B, T, 3) noised labels; their time steps (B,).
             labels, augmented: (B, T, 3) clean increments times 4, for the critic.
+            goal_mix: (B,) integers 0..26, which goal fills which slot of the mixed goal: the number's digits in
+                base 3, lowest first. None counts through the batch, as the release was trained.
         """
         rgbd = self.rgbd_encoder(images, depths)
         goals = torch.stack((self.point_goal(points), self.image_goal(image_goals), self.pixel_goal(pixel_goals)))
         batch = goals.shape[1]
         items = torch.arange(batch, device=goals.device)
-        # Which goal fills which slot: the digits of the item's index in base 3, lowest first.
-        slots = [goals[(items // GOAL_SLOTS**digit) % GOAL_SLOTS, items] for digit in range(GOAL_SLOTS)]
+        mix = items if goal_mix is None else check_indices("goal_mix", goal_mix, (batch,), GOAL_SLOTS**GOAL_SLOTS)
+        slots = [goals[(mix // GOAL_SLOTS**digit) % GOAL_SLOTS, items] for digit in range(GOAL_SLOTS)]
         no_goal = torch.zeros_like(goals[0])[:, None].expand(-1, GOAL_SLOTS, -1)
         no_goal_memory = self.memory(no_goal_timesteps, no_goal, rgbd)
         mixed_memory = self.memory(mixed_goal_timesteps, torch.stack(slots, dim=1), rgbd)
