@@ -330,6 +330,13 @@ def _draw_pose(draw: Draw, cells: np.ndarray) -> Pose:
 
 def make_episode(split: str, seed: int, family: str, number: int) -> Episode:
     """The episode with these four keys. ValueError for an unknown split or family, or a seed outside of 0..999."""
+    return make_worded_episode(split, seed, family, number, 1)[0]
+
+
+def make_worded_episode(
+    split: str, seed: int, family: str, number: int, wordings: int
+) -> tuple[Episode, tuple[str, ...]]:
+    """An episode, and up to so many different wordings of its task; the first is the episode's instruction."""
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if family not in FAMILIES:
@@ -355,8 +362,10 @@ def make_episode(split: str, seed: int, family: str, number: int) -> Episode:
             start = task.start or draw_start(draw, flat)
             if MIN_DISTANCE <= field.at((start.x, start.y)) <= MAX_DISTANCE:
                 shortest = path_length(field.path((start.x, start.y)))
-                words = _wording(task, split, draw)
-                return Episode(split, seed, family, number, flat_seed, words, start, task.goals, shortest)
+                words = dict.fromkeys(_wording(task, split, draw) for _ in range(wordings))
+                instruction = next(iter(words))
+                episode = Episode(split, seed, family, number, flat_seed, instruction, start, task.goals, shortest)
+                return episode, tuple(words)
 
 
 def make_episodes(split: str, seed: int, count: int, families: Sequence[str] = FAMILIES) -> Iterator[Episode]:

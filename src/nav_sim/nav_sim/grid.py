@@ -49,7 +49,7 @@ class Grid:
 
     def _edges(self, comfort: float) -> sparse.csr_matrix:
         clearance = ndimage.distance_transform_edt(self.free) * CELL_M
-        price = 1.0 + comfort * np.clip(1.0 - clearance / 0.25, 0.0, 1.0)
+        self.price = price = 1.0 + comfort * np.clip(1.0 - clearance / 0.25, 0.0, 1.0)  # cost of a metre, by cell
         rows, columns, starts, ends, weights = self._rows, self._columns, [], [], []
         height, width = self.free.shape
         padded = np.pad(self.free, 2)
@@ -147,6 +147,15 @@ class DistanceField:
     def at(self, point: Point) -> float:
         """Distance from a point to the goal, metres (a cost with `comfort`); from a wall: of the cell nearby."""
         return float(self._distances[self._grid._number[self._grid.nearest_free(point)]])
+
+    def everywhere(self) -> np.ndarray:
+        """(rows, columns) distance of each cell; of one that is not free: of the nearest free one, and the way there
+        at four times its length."""
+        grid = self._grid
+        values = np.full(grid.free.shape, np.inf)
+        values[grid._rows, grid._columns] = self._distances
+        away, (rows, columns) = ndimage.distance_transform_edt(~grid.free, return_indices=True)
+        return values[rows, columns] + 4.0 * CELL_M * away
 
     def path(self, start: Point) -> list[Point]:
         """Way from `start` to the goal: `start`, then corners, the last one the centre of a goal cell."""
