@@ -14,6 +14,7 @@ setup(
         ("share/" + PACKAGE, ["package.xml"]),
         ("share/" + PACKAGE + "/launch", glob("launch/*.launch.xml")),
         ("share/" + PACKAGE + "/config", glob("config/*")),
+        ("share/" + PACKAGE + "/rviz", glob("rviz/*.rviz")),
     ],
     install_requires=["setuptools"],
     # colcon runs a package's tests with pytest when it finds this.
