@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint replay bench checkpoint check clean distclean
+.PHONY: help setup test lint replay soak bench checkpoint check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -28,6 +28,10 @@ lint: setup  ## style and package metadata only
 replay: setup  ## both nodes on a recording: BAG=<rosbag2 folder> RATE=1.0 LOOP=1 MODEL=<checkpoint> OUT=<folder>
 	@$(WITH_ENV) python -m dual_nav_bringup.replay $(if $(BAG),--bag "$(BAG)") $(if $(RATE),--rate $(RATE)) \
 	  $(if $(LOOP),--loop $(LOOP)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+soak: setup  ## both nodes on a recording for an hour: does memory grow? MINUTES=60 BAG=<rosbag2 folder> MODEL=<checkpoint> OUT=<folder>
+	@$(WITH_ENV) python -m dual_nav_bringup.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BAG),--bag "$(BAG)") \
+	  $(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 bench: setup  ## speed of both models against a plain implementation, overhead of the runtime: ARGS="s1 overhead"
 	@$(WITH_ENV) python bench/run.py $(ARGS)

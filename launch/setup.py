@@ -28,6 +28,7 @@ setup(
         "console_scripts": [
             "make_bag = dual_nav_bringup.make_bag:main",
             "replay = dual_nav_bringup.replay:main",
+            "soak = dual_nav_bringup.soak:main",
             "run_launch = dual_nav_bringup.launch_runner:main",
         ]
     },
