@@ -5,8 +5,9 @@ Publishes `rgb`, `depth` (16UC1, mm, aligned), `camera_info`, `odom`, the transf
 only while somebody listens. Subscribes to `cmd_vel`. `~/reset` puts the robot at the start of the world that the
 parameters say now.
 
-For evaluators, not for robots: `ground_truth` (the true pose in the frame `map`), `collisions` (their number) and
-`episode` (the name of what was loaded, once the robot stands at its start). `~/instruct` publishes the episode's
+For evaluators, not for robots: `ground_truth` (the true pose in the frame `map`), `collisions` (their number), `map`
+and `map_picture` (walls and furniture; the flat from above, the same rectangle) and `episode` (the name of what was
+loaded, once the robot stands at its start). `~/instruct` publishes the episode's
 `instruction` right before the next camera frame; `publish_instruction` does so at the start. Another episode: set the
 parameter `episode`, then call `~/reset`. For lock-step (lockstep.py) the node listens to `s1/state` and `s2/plan`.
 
@@ -16,6 +17,7 @@ to one thread.
 
 from __future__ import annotations
 
+import array
 import math
 import threading
 import time
@@ -23,8 +25,9 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Pose as PoseMessage
 from geometry_msgs.msg import Quaternion, TransformStamped, Twist, TwistStamped
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
@@ -40,6 +43,7 @@ from .camera import Camera
 from .lockstep import NOBODY, ControllerSaid, LockStep
 from .parameters import SimulatorParameters
 from .simulator import Pose, Simulator
+from .worlds import CELL, Flat
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -51,6 +55,7 @@ EPOCH_NS = 1_000_000_000_000  # where simulated time begins: a stamp of zero wou
 TICKS_PER_COMMAND = 5  # lock-step: a command for each 0.05 s of simulated time
 STOP_TIMEOUT = 5.0  # seconds to wait for the world at the end
 RECENT = 5.0
+OCCUPIED = 100  # in an OccupancyGrid
 STATIC_TRANSFORMS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # The optical frame of a camera in its body frame (REP-103): z forward, x right, y down.
 OPTICAL = Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5)
@@ -101,6 +106,8 @@ class NavSim(ManagedNode):
         self._truth_publisher = self.managed_publisher(Odometry, "ground_truth", qos.ODOMETRY)
         self._collisions_publisher = self.managed_publisher(UInt32, "collisions", qos.LATCHED)
         self._instruction_publisher = self.managed_publisher(String, "instruction", qos.LATCHED)
+        self._map_publisher = self.managed_publisher(OccupancyGrid, "map", qos.LATCHED)
+        self._map_picture_publisher = self.managed_publisher(Image, "map_picture", qos.LATCHED)
         self._episode_publisher = self.managed_publisher(String, "episode", qos.LATCHED)
         self._clock_publisher = self.managed_publisher(Clock, "/clock", qos.NEWEST_STATE)
         if TFMessage is not None:
@@ -170,7 +177,8 @@ class NavSim(ManagedNode):
         )
 
     def _on_plan(self, message: S2Plan) -> None:
-        self._lockstep.plan_received(to_nanoseconds(message.header.stamp))
+        plan = (message.episode_id, message.plan_number)
+        self._lockstep.plan_received(plan, to_nanoseconds(message.header.stamp))
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
@@ -224,6 +232,8 @@ class NavSim(ManagedNode):
         self._command = None
         self._lockstep.world_changed()
         self._publish_pose(simulator, self._stamp_ns())
+        self._publish_map(flat)
+        self._map_picture_wanted = True
         self._episode_publisher.publish(String(data=settings.episode))
         self.get_logger().info(
             f"flat {flat.seed}: {len(flat.rooms)} rooms, {len(flat.items)} items, look {simulator.look}"
@@ -256,6 +266,9 @@ class NavSim(ManagedNode):
                 self._lockstep.instruction_given()
             for name in reversed(self._cameras):  # who plans on the level image has the other by then
                 self._publish_camera(simulator, name, stamp_ns)
+            if self._map_picture_wanted and self._map_picture_publisher.get_subscription_count():
+                self._map_picture_wanted = False
+                self._publish_map_picture(simulator, stamp_ns)
             self._frames += 1
             self._lockstep.frame_published(stamp_ns)
             self._wait()
@@ -297,6 +310,18 @@ class NavSim(ManagedNode):
         if TFMessage is not None:
             transform = _transform(stamp, f"{prefix}odom", f"{prefix}base_link", simulator.odometry)
             self._transform_publisher.publish(TFMessage(transforms=[transform]))
+
+    def _publish_map(self, flat: Flat) -> None:
+        rows, columns = flat.occupied.shape
+        message = OccupancyGrid(header=Header(stamp=to_stamp(self._stamp_ns()), frame_id="map"))
+        message.info = MapMetaData(resolution=CELL / 100, width=columns, height=rows, origin=PoseMessage())
+        message.data = array.array("b", np.where(flat.occupied, OCCUPIED, 0).astype(np.int8).tobytes())
+        self._map_publisher.publish(message)
+
+    def _publish_map_picture(self, simulator: Simulator, stamp_ns: int) -> None:
+        picture, _ = simulator.plan_view(robot=False)
+        header = Header(stamp=to_stamp(stamp_ns), frame_id="map")
+        self._map_picture_publisher.publish(images.image_from_array(picture, "rgb8", header))
 
     def _publish_static_transforms(self) -> None:
         if TFMessage is None:

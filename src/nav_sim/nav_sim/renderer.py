@@ -107,11 +107,13 @@ class Renderer:
         ]
         return int(np.isin(segment, wanted).sum())
 
-    def plan_view(self, data: mujoco.MjData, extent: tuple[float, float], below: float, width: int) -> np.ndarray:
-        """The flat straight from above, parallel projection, robot included: (H, W, 3) uint8. For people.
+    def plan_view(
+        self, data: mujoco.MjData, extent: tuple[float, float], below: float, width: int, robot: bool
+    ) -> np.ndarray:
+        """The flat straight from above, parallel projection: (H, W, 3) uint8. For people.
 
         extent: size of the flat in metres, its origin in the lower left corner; the image shows exactly that at
-        `width` pixels. below: geoms centred higher than this (ceilings, lintels) are left out.
+        `width` pixels. below: geoms centred higher than this (ceilings, lintels) are left out. robot: it shows.
         """
         height = round(width * extent[1] / extent[0])
         scale = min(1.0, self._model.vis.global_.offheight / height, self._model.vis.global_.offwidth / width)
@@ -124,7 +126,8 @@ class Renderer:
         camera.distance, camera.azimuth, camera.elevation = 10.0, 90.0, -90.0
         option = mujoco.MjvOption()
         option.geomgroup[:] = 0
-        option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE, GROUP_ROBOT]] = 1
+        option.geomgroup[[GROUP_HOUSE, GROUP_FURNITURE]] = 1
+        option.geomgroup[GROUP_ROBOT] = robot
         self._model.geom_group[:] = np.where(data.geom_xpos[:, 2] < below, self._group, GROUP_CULLED)
         fovy = self._model.vis.global_.fovy
         self._model.vis.global_.fovy = extent[1]  # metres across the image, with a parallel projection

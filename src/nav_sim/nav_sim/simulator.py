@@ -274,13 +274,13 @@ class Simulator:
         pixels = self._get_renderer().visible_pixels(self.data, camera, self._item_geoms[item])
         return pixels / (self.config.camera.width * self.config.camera.height_px)
 
-    def plan_view(self, width: int = 960) -> tuple[np.ndarray, float]:
+    def plan_view(self, width: int = 960, robot: bool = True) -> tuple[np.ndarray, float]:
         """The flat straight from above, for people: (H, W, 3) uint8, and its scale in pixels per metre.
 
         The lower left corner of the image is the origin of the flat.
         """
         extent = (self.flat.width / 100, self.flat.height / 100)
-        return self._get_renderer().plan_view(self.data, extent, DOOR_HEIGHT / 100, width), width / extent[0]
+        return self._get_renderer().plan_view(self.data, extent, DOOR_HEIGHT / 100, width, robot), width / extent[0]
 
     def close(self) -> None:
         """Free what rendering holds; call it on the thread that rendered."""
