@@ -88,8 +88,8 @@ class Renderer:
         metres = np.float32(near) / (1 - depth[::-1] * np.float32(1 - near / far))
         return np.ascontiguousarray(rgb[::-1]), np.ascontiguousarray(metres)
 
-    def visible_pixels(self, data: mujoco.MjData, camera_name: str, geoms: np.ndarray) -> int:
-        """Number of pixels that show one of the geoms (ids), everything drawn hiding what is behind it."""
+    def shown_geoms(self, data: mujoco.MjData, camera_name: str) -> np.ndarray:
+        """(H, W) int32: the geom (id) that each pixel shows, everything drawn hiding what is behind it; -1 for none."""
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
         self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
         try:
@@ -99,13 +99,15 @@ class Renderer:
         finally:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
-        segment = codes.astype(np.int32) @ np.asarray([1, 256, 65536]) - 1
-        wanted = [
-            geom.segid
-            for geom in self._scene.geoms[: self._scene.ngeom]
-            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.objid in geoms
-        ]
-        return int(np.isin(segment, wanted).sum())
+        geom_of = np.full(self._scene.maxgeom + 1, -1, np.int32)  # by code; code 0 is the background
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                geom_of[geom.segid + 1] = geom.objid
+        return geom_of[codes[::-1].astype(np.int32) @ np.asarray([1, 256, 65536], np.int32)]
+
+    def visible_pixels(self, data: mujoco.MjData, camera_name: str, geoms: np.ndarray) -> int:
+        """Number of pixels that show one of the geoms (ids)."""
+        return int(np.isin(self.shown_geoms(data, camera_name), geoms).sum())
 
     def plan_view(
         self, data: mujoco.MjData, extent: tuple[float, float], below: float, width: int, robot: bool

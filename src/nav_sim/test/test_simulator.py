@@ -135,6 +135,12 @@ def test_an_item_is_seen_when_it_is_in_front_and_not_when_it_is_behind(simulator
     front = (item.x / 100 - 1.5 * math.cos(back), item.y / 100 - 1.5 * math.sin(back))
     simulator.reset(*front, back)
     assert simulator.visible_share(index) > 0.02
+    shown = simulator.shown_items() == index
+    assert shown.mean() == pytest.approx(simulator.visible_share(index))
+    # Standing on the floor straight ahead: in the middle columns, from below the horizon upwards.
+    rows, columns = np.nonzero(shown)
+    assert columns.mean() == pytest.approx(shown.shape[1] / 2, abs=20)
+    assert rows.max() > shown.shape[0] * 0.6
     simulator.reset(*front, wrapped(back + math.pi))
     assert simulator.visible_share(index) == 0.0
     simulator.reset(2.0, MIDDLE, math.pi)
