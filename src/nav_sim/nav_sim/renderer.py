@@ -89,7 +89,7 @@ class Renderer:
         return np.ascontiguousarray(rgb[::-1]), np.ascontiguousarray(metres)
 
     def shown_geoms(self, data: mujoco.MjData, camera_name: str) -> np.ndarray:
-        """(H, W) int32: the geom (id) that each pixel shows, everything drawn hiding what is behind it; -1 for none."""
+        """(H, W) int32: id of the geom that each pixel shows, nearer ones hiding those behind; -1 for none."""
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
         self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
         try:

@@ -274,6 +274,13 @@ class Simulator:
         pixels = self._get_renderer().visible_pixels(self.data, camera, self._item_geoms[item])
         return pixels / (self.config.camera.width * self.config.camera.height_px)
 
+    def shown_items(self, camera: str = "level") -> np.ndarray:
+        """(H, W) int16: the item (index in the flat) that each pixel shows from the current pose; -1 elsewhere."""
+        item_of = np.full(self.model.ngeom + 1, -1, np.int16)  # the last entry is that of geom -1, nothing
+        for item, geoms in enumerate(self._item_geoms):
+            item_of[geoms] = item
+        return item_of[self._get_renderer().shown_geoms(self.data, camera)]
+
     def plan_view(self, width: int = 960, robot: bool = True) -> tuple[np.ndarray, float]:
         """The flat straight from above, for people: (H, W, 3) uint8, and its scale in pixels per metre.
 
