@@ -16,6 +16,7 @@ from itertools import takewhile
 
 from .actions import MOTIONS, TURNS
 from .bounds import check_bounds, check_choice
+from .path import ACTIONS_USED
 from .plan_intake import AcceptedPlan, Action, Kind
 from .safety import Reason
 from .stop_rules import State
@@ -32,17 +33,16 @@ class ModeConfig:
     path_execution: str = TRACKING  # "tracking": paths are tracked; "actions": their discrete conversion is driven
     s2_max_forward_step: int = 8  # steps S1 may drive on one plan (partial_async)
     plan_step_gap: int = 4  # paths of one plan after which S2 is asked while S1 drives on (partial_async)
-    actions_per_conversion: int = 4  # of a conversion are used; a shorter one means that the pixel goal is near
 
     def __post_init__(self) -> None:
         check_choice(self, "mode", (SYNC, PARTIAL_ASYNC))
         check_choice(self, "path_execution", (TRACKING, ACTIONS))
-        check_bounds(self, s2_max_forward_step=(1, 1000), plan_step_gap=(1, 1000), actions_per_conversion=(1, 32))
+        check_bounds(self, s2_max_forward_step=(1, 1000), plan_step_gap=(1, 1000))
 
     @property
     def step_budget(self) -> int:
         """Steps S1 may drive on one plan."""
-        return self.actions_per_conversion if self.mode == SYNC else self.s2_max_forward_step
+        return ACTIONS_USED if self.mode == SYNC else self.s2_max_forward_step
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Memory:
     path: bool = False  # a path is being tracked
     paths: int = 0  # of this plan
     steps: float = 0.0  # driven on paths of this plan
-    near_goal: bool = False  # the newest conversion was shorter than actions_per_conversion
+    near_goal: bool = False  # the newest conversion was shorter than ACTIONS_USED
     ended: Ask = Ask.NO  # nothing is left of the plan, and why S2 is asked
     settled_ns: int | None = 0  # since when the robot stands, None while it moves: S2 is shown frames after that
     stopped_episode: int = -1  # STOP was reached: latched until a plan of a newer episode
@@ -154,8 +154,8 @@ def path_renews(memory: Memory, config: ModeConfig, plan: AcceptedPlan) -> bool:
 def path_came(memory: Memory, conversion: tuple[int, ...], config: ModeConfig) -> Memory:
     """A path that was wanted and has been placed, with its discrete conversion (zeros mean "nothing to do")."""
     moves = tuple(Action(a) for a in takewhile(lambda a: a in MOTIONS, conversion))
-    near_goal = len(moves) < config.actions_per_conversion
-    moves = moves[: min(config.actions_per_conversion, math.ceil(config.step_budget - memory.steps))]
+    near_goal = len(moves) < ACTIONS_USED
+    moves = moves[: min(ACTIONS_USED, math.ceil(config.step_budget - memory.steps))]
     memory = replace(memory, paths=memory.paths + 1, near_goal=near_goal, hindrance=None)
     if not moves:
         return replace(memory, path=False, ended=Ask.NEAR_GOAL)

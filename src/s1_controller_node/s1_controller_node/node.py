@@ -47,7 +47,6 @@ from .motion import MotionCommand, MotionLayer
 from .obstacles import Intrinsics, ObstacleDetector
 from .odometry import OdometryError, OdometryGap, OdometrySample, planar_pose
 from .parameters import Parameters
-from .path import first_actions
 from .path_maker import MadePath, PathMaker
 from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
 from .policy import load_policy
@@ -385,6 +384,7 @@ class S1Controller(ManagedNode):
             self._ring.add(frame)
             self._motion.on_frame(frame.stamp_ns)
         self._rates["prepared"].tick()
+        self._settle_plan()
         self._workers["inference"].put("frame", frame)
 
     def _on_frame_error(self, side: str, error: Exception) -> None:
@@ -420,8 +420,10 @@ class S1Controller(ManagedNode):
             raise
         if not self._controller.path_ready(task, made.stamp_ns, made.path, conversion, self.now_ns()):
             return
-        self._send_command()
-        latency = seconds_between(made.stamp_ns, self.now_ns())
+        sent_ns = self._send_command()
+        if sent_ns is None:
+            return
+        latency = seconds_between(made.stamp_ns, sent_ns)
         self._windows["camera to command"].add(latency)
         self._windows["model"].add(made.model_time)
         self._windows["overhead"].add(latency - made.model_time)
@@ -436,7 +438,7 @@ class S1Controller(ManagedNode):
     def _show(self, plan: AcceptedPlan, made: MadePath, conversion: tuple[Action, ...]) -> None:
         """Publish what was decided, after the command."""
         header = Header(stamp=to_stamp(made.stamp_ns), frame_id=self._odometry_frame)
-        self._publish_actions(plan, header, tuple(first_actions(conversion)))
+        self._publish_actions(plan, header, conversion)
         wanted = self._path_publisher.get_subscription_count() + self._candidates_publisher.get_subscription_count()
         if not wanted:
             return
@@ -465,6 +467,17 @@ class S1Controller(ManagedNode):
 
     # ------------------------------------------------------------------------------------------------ commands
 
+    def _control(self) -> None:
+        self._settle_plan()
+        self._send_command()
+
+    def _settle_plan(self) -> None:
+        """Follow the plan that waited for its frame, from any thread."""
+        try:
+            self._controller.settle(self.now_ns())
+        except PlanRefused as refusal:
+            self.incidents.report("plan", str(refusal))
+
     def _step(self) -> None:
         """The command of a control period in lock-step: it knows of all images that came before."""
         for name in ("rgb", "depth"):
@@ -475,15 +488,20 @@ class S1Controller(ManagedNode):
         """Seconds of the clock that tells how long ROS time has stood still; in lock-step it may."""
         return self.now_ns() / NANOSECONDS if self._settings.lock_step else time.monotonic()
 
-    def _send_command(self) -> None:
-        """Publish the command of now, from any thread; the last one wins and none comes after deactivation."""
+    def _send_command(self) -> int | None:
+        """Publish the command of now, from any thread; the last one wins and none comes after deactivation.
+
+        Returns:
+            When it was published [ns of ROS time]; None when the node is not active.
+        """
         with self._command_lock:
             if not self.is_active:
-                return
+                return None
             started = time.perf_counter()
             command = self._controller.command(self.now_ns(), self._steady())
             motion = command.motion
             self._publish_twist(Twist2D(motion.v, motion.omega))
+            sent_ns = self.now_ns()
             state = ControllerState(
                 episode_id=command.episode_id,
                 plan_number=command.plan_number,
@@ -503,6 +521,7 @@ class S1Controller(ManagedNode):
             self._last_motion = motion
             if motion.tracking.fallback:
                 self._last_fallback = motion.tracking.fallback
+            return sent_ns
 
     def _publish_twist(self, velocity: Twist2D) -> None:
         twist = Twist()

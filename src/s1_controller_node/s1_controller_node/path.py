@@ -8,7 +8,8 @@ follow the public InternVLA-N1 deployment. Inputs are never modified.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -46,13 +47,14 @@ def path_from_increments(increments: np.ndarray, scale: Sequence[float] = DUAL_S
     return path
 
 
-def actions_from_path(path: np.ndarray, *, turn_around: bool = True) -> list[Action]:
+def actions_from_path(path: np.ndarray, *, turn_around: bool = True, at_most: int | None = None) -> list[Action]:
     """Discrete actions that follow a path: turn towards a point ahead in steps of 15°, go 0.25 m, repeat.
 
     Args:
         path: (N, 2) or (N, 3), N at least 2; only x and y are used.
         turn_around: a goal straight behind takes twelve turns, to the right as in the public deployment. A
             camera that looks forward cannot have planned there: with False such a path is an error instead.
+        at_most: the first so many actions are enough; the rest is not computed.
 
     Returns:
         Actions up to the path's end; empty when it is within 0.2 m. Of these the deployment uses four.
@@ -62,32 +64,37 @@ def actions_from_path(path: np.ndarray, *, turn_around: bool = True) -> list[Act
     """
     if not isinstance(path, np.ndarray) or path.ndim != 2 or path.shape[1] not in (2, 3) or len(path) < 2:
         raise ValueError(f"path: expected shape (at least 2, 2 or 3), got {np.shape(path)}")
-    points = check_array("path", path, (None, None))[:, :2].astype(np.float64)
-    position, goal, heading = points[0], points[-1], 0.0
-    bearing = math.atan2(*(goal - position)[::-1])
-    if not turn_around and math.dist(goal, position) > GOAL_TOLERANCE and abs(bearing) > math.radians(135):
+    points = check_array("path", path, (None, None))[:, :2].astype(np.float64).tolist()
+    start, goal = points[0], points[-1]
+    bearing = math.atan2(goal[1] - start[1], goal[0] - start[0])
+    if not turn_around and math.dist(goal, start) > GOAL_TOLERANCE and abs(bearing) > math.radians(135):
         raise GoalBehindError(
             f"path: expected an end ahead of the robot, got ({goal[0]:.2f}, {goal[1]:.2f}) m, "
             f"{math.degrees(bearing):.0f}° off its heading"
         )
-    actions: list[Action] = []
+    return list(islice(_actions_along(points), at_most))
+
+
+def _actions_along(points: Sequence[Sequence[float]]) -> Iterator[Action]:
+    position, goal, heading = points[0], points[-1], 0.0
     for _ in range(_MAX_FORWARD_STEPS):
-        distance = np.linalg.norm(position - goal)
+        distance = math.dist(position, goal)
         if distance <= GOAL_TOLERANCE:
-            break
-        nearest = int(np.argmin(np.linalg.norm(points - position, axis=1)))
-        target = points[min(nearest + LOOK_AHEAD, len(points) - 1)] - position
-        if np.linalg.norm(target) < 1e-6:
-            break
-        turns = round(_wrapped(np.arctan2(target[1], target[0]) - heading) / TURN_ANGLE)
-        actions += [Action.TURN_LEFT if turns > 0 else Action.TURN_RIGHT] * abs(turns)
+            return
+        distances = [math.dist(point, position) for point in points]
+        nearest = distances.index(min(distances))
+        target = points[min(nearest + LOOK_AHEAD, len(points) - 1)]
+        if math.dist(target, position) < 1e-6:
+            return
+        bearing = math.atan2(target[1] - position[1], target[0] - position[0])
+        turns = round(_wrapped(bearing - heading) / TURN_ANGLE)
+        yield from [Action.TURN_LEFT if turns > 0 else Action.TURN_RIGHT] * abs(turns)
         heading = _wrapped(heading + turns * TURN_ANGLE)
-        ahead = position + STEP_SIZE * np.array([np.cos(heading), np.sin(heading)])
-        if np.linalg.norm(ahead - goal) > distance:
-            break
-        actions.append(Action.FORWARD)
+        ahead = (position[0] + STEP_SIZE * math.cos(heading), position[1] + STEP_SIZE * math.sin(heading))
+        if math.dist(ahead, goal) > distance:
+            return
+        yield Action.FORWARD
         position = ahead
-    return actions
 
 
 def actions_from_chunk(increments: np.ndarray) -> list[Action]:
@@ -130,4 +137,4 @@ def velocity_from_path(path: np.ndarray, gain: float = 1.0) -> tuple[float, floa
 
 
 def _wrapped(angle: float) -> float:
-    return (angle + np.pi) % (2 * np.pi) - np.pi
+    return (angle + math.pi) % (2 * math.pi) - math.pi

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .path import GoalBehindError, actions_from_path
+from .path import ACTIONS_USED, GoalBehindError, actions_from_path, first_actions
 from .plan_intake import AcceptedPlan, Action
 from .policy import Goal, Trajectories, TrajectoryPolicy
 from .preparation import PreparedFrame
@@ -32,9 +32,9 @@ class MadePath:
     model_time: float
 
     def conversion(self) -> tuple[Action, ...]:
-        """The path as discrete actions; empty when it ends behind the robot."""
+        """The path's first discrete actions, as many as are used; none when it ends behind the robot."""
         try:
-            return tuple(Action(action) for action in actions_from_path(self.path, turn_around=False))
+            return tuple(first_actions(actions_from_path(self.path, turn_around=False, at_most=ACTIONS_USED)))
         except GoalBehindError:
             # A camera that looks forward cannot have planned there: nothing to drive, S2 decides anew.
             return ()

@@ -9,6 +9,7 @@ import pytest
 from navdp_vectors import PARITY, require_vectors
 
 from s1_controller_node.path import (
+    ACTIONS_USED,
     STANDALONE_SCALE,
     GoalBehindError,
     actions_from_chunk,
@@ -39,6 +40,7 @@ def test_every_reference_trajectory_converts_to_the_reference_path_and_actions(t
         assert np.abs(path[:, :2] - case["expected_trajectory_xy"]).max() <= 1e-5, case["name"]
         actions = actions_from_path(path)
         assert actions == case["expected_actions"], case["name"]
+        assert actions_from_path(path, at_most=ACTIONS_USED) == actions[:ACTIONS_USED], case["name"]
         assert first_actions(actions) == case["expected_s1_idx"], case["name"]
         assert np.array_equal(increments, before), f"{case['name']}: input was modified"
 
