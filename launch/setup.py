@@ -26,6 +26,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            "doctor = dual_nav_bringup.doctor:main",
             "make_bag = dual_nav_bringup.make_bag:main",
             "replay = dual_nav_bringup.replay:main",
             "soak = dual_nav_bringup.soak:main",

@@ -181,10 +181,10 @@ class System:
 
 
 @contextlib.contextmanager
-def spinning_node(name: str) -> Iterator[Node]:
+def spinning_node(name: str, namespace: str | None = None) -> Iterator[Node]:
     """ROS with one node whose callbacks run in a thread; signals are left to the caller."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node(name)
+    node = rclpy.create_node(name, namespace=namespace)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
 

@@ -33,7 +33,7 @@ def image_transport_warnings(rmw_identifier: str) -> list[str]:
             f"RMW {rmw_identifier} is in force: the DDS profile of dual_nav_bringup is for rmw_fastrtps_cpp and has "
             "no effect. Give this RMW buffers for images of 1 MB, or set RMW_IMPLEMENTATION=rmw_fastrtps_cpp."
         ]
-    sizes = own_segment_sizes(_open_files())
+    sizes = own_segment_sizes(_open_files("self"))
     if sizes and max(sizes) >= NEEDED_SEGMENT_BYTES:
         return []
     named = [f"{variable}={os.environ[variable]}" for variable in PROFILE_VARIABLES if os.environ.get(variable)]
@@ -73,9 +73,16 @@ def own_segment_sizes(open_files: Iterable[str]) -> list[int]:
     return [path.stat().st_size for name in names if (path := Path("/dev/shm") / name).exists()]
 
 
-def _open_files() -> list[str]:
+def process_segment_bytes(pid: int) -> int | None:
+    """Bytes of the largest shared-memory segment a process of this machine made; None when that cannot be seen."""
+    with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+        return max(own_segment_sizes(_open_files(str(pid))), default=None)
+    return None
+
+
+def _open_files(process: str) -> list[str]:
     targets = []
-    for descriptor in Path("/proc/self/fd").iterdir():
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
         try:
             targets.append(os.readlink(descriptor))
         except FileNotFoundError:  # the one that listed the folder is closed by now

@@ -315,6 +315,8 @@ class S2Planner(ManagedNode):
         inputs.value("rgb received", self._frames.total)
         inputs.value("s1/state [Hz]", self._states.hertz())
         inputs.value("s1/state received", self._states.total)
+        for name in ("rgb", "instruction"):
+            inputs.value(f"topic of {name}", self.resolve_topic_name(name))
 
         planning = self.status("planning")
         for incident in self.incidents.recent(RECENT):
