@@ -20,7 +20,7 @@ from .geometry import Pose, segments
 from .pictures import FloorPlan
 from .texts import legend_html
 
-_LEFT_WIDTH, _RIGHT_WIDTH = 320, 340  # px; leaves half of a 1280 px window to the scene
+_LEFT_WIDTH, _RIGHT_WIDTH = 350, 350  # px; leaves half of a 1280 px window to the scene
 _PICTURE_QUALITY = 80
 _TURNING = 0.15  # share of the robot's turn the view makes up for with each update
 _VIEWS = {"Behind": (-2.9, 0.0, 2.3), "Above": (-0.6, 0.0, 7.5), "Side": (0.6, -3.6, 1.8)}  # m from the robot
@@ -140,6 +140,7 @@ class Page:
     def _make_scene(self) -> None:
         scene = self._server.scene
         scene.world_axes.visible = False
+        scene.configure_default_lights(cast_shadow=False)  # half the time of a frame where there is no GPU
         self._root = scene.add_frame("/view", show_axes=False)
         self._map = scene.add_frame("/view/map", show_axes=False)
         self._odom = scene.add_frame("/view/map/odom", show_axes=False)
@@ -152,9 +153,9 @@ class Page:
             position=(0, 0, -0.03),
         )
         below = "/view/map/odom"
-        self._driven = scene.add_line_segments(f"{below}/driven", _NO_LINES, DRIVEN, thickness=0.035)
+        self._driven = scene.add_line_segments(f"{below}/driven", _NO_LINES, _deeper(DRIVEN), thickness=0.035)
         self._candidates = scene.add_line_segments(f"{below}/candidates", _NO_LINES, PATH, thickness=0.012)
-        self._path = scene.add_line_segments(f"{below}/path", _NO_LINES, PATH, thickness=0.06)
+        self._path = scene.add_line_segments(f"{below}/path", _NO_LINES, _deeper(PATH), thickness=0.06)
         self._cloud = scene.add_point_cloud(
             f"{below}/cloud", _NO_POINTS, np.zeros((0, 3), np.uint8), point_size=0.022, point_shading="flat"
         )
@@ -229,12 +230,11 @@ class Page:
             self._follow(view.map_from_odom.then(view.robot))
         self._cloud.points, self._cloud.colors = view.cloud
         _put(self._cloud, view.cloud_pose)
-        _draw(self._driven, segments(view.driven, 0.012) if len(view.driven) > 1 else _NO_LINES, DRIVEN)
-        path = view.path if view.path is not None and len(view.path) > 1 else None
-        _draw(self._path, _NO_LINES if path is None else segments(path, 0.05), PATH)
+        _draw(self._driven, view.driven, 0.012)
+        _draw(self._path, view.path, 0.05)
         lines = [segments(line, 0.03) for line, _ in view.candidates]
         colours = [
-            np.broadcast_to(np.uint8(colour), (len(line), 2, 3))
+            np.broadcast_to(np.uint8(_deeper(colour)), (len(line), 2, 3))
             for line, (_, colour) in zip(lines, view.candidates, strict=True)
         ]
         self._candidates.visible = bool(lines)
@@ -256,7 +256,12 @@ def _put(handle: viser.SceneNodeHandle, pose: Pose) -> None:
     handle.wxyz = (math.cos(pose.yaw / 2), 0.0, 0.0, math.sin(pose.yaw / 2))
 
 
-def _draw(handle: viser.LineSegmentsHandle, points: np.ndarray, colour: tuple[int, int, int]) -> None:
-    handle.visible = len(points) > 0
-    if len(points):
-        handle.points, handle.colors = points, np.broadcast_to(np.uint8(colour), points.shape)
+def _draw(handle: viser.LineSegmentsHandle, line: np.ndarray | None, height: float) -> None:
+    handle.visible = line is not None and len(line) > 1
+    if handle.visible:
+        handle.points = segments(line, height)
+
+
+def _deeper(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A line's colour for the scene, whose tone mapping makes everything paler."""
+    return tuple(round(255 * (part / 255) ** 1.8 * 0.8) for part in colour)
