@@ -87,14 +87,13 @@ class Verdict:
 def memory_of(status: str) -> tuple[float, float]:
     """(held, resident) memory [MB] from the text of /proc/PID/status.
 
-    Held is what only this process can give back: anonymous and shared memory, also what was swapped out. Pages of
-    files (libraries, weights) come and go with the kernel's page cache and are no leak.
+    Held is anonymous memory, also what of it was swapped out. Pages of files (libraries, weights) come and go with
+    the kernel's page cache; DDS's shared memory has a fixed size and is only used up bit by bit.
     """
     kilobytes = {
         line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.rstrip().endswith(" kB")
     }
-    held = kilobytes["RssAnon"] + kilobytes["RssShmem"] + kilobytes["VmSwap"]
-    return held * 1.024e-3, kilobytes["VmRSS"] * 1.024e-3
+    return (kilobytes["RssAnon"] + kilobytes["VmSwap"]) * 1.024e-3, kilobytes["VmRSS"] * 1.024e-3
 
 
 def usage_of(process: psutil.Process, seconds: float) -> Usage:

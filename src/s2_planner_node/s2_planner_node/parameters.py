@@ -27,8 +27,8 @@ class Parameters:
     )
     use_look_down: bool = parameter(False, "Answer ↓ with the newest image of rgb_look_down, a second, tilted camera")
     num_history: int = parameter(8, "Earlier frames of the episode in a prompt", low=1, high=64)
-    # At 2 plans/s full after a minute: from then on memory stays what it is (0.4 MB an image, 1.4 MB its features at
-    # 7B). A longer episode's history frames are at most 1/127 of the episode away from the exact ones.
+    # A frame of a longer episode's history is at most 1/127 of the episode away from the exact one. The images
+    # (57 MB) are allocated at the start; features take 1.4 MB an image at 7B.
     history_capacity: int = parameter(
         128, "Frames kept of an episode; beyond, history is thinned out", low=2, high=100_000
     )

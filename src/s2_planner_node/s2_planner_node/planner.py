@@ -15,7 +15,7 @@ from dual_nav_util.checkpoint import CheckpointFolder
 from s2_planner_node.answer import Answer, AnswerError, parse_answer
 from s2_planner_node.checkpoint import PRECISIONS, load_model, load_protocol
 from s2_planner_node.decoder import ATTENTIONS
-from s2_planner_node.history import FrameHistory
+from s2_planner_node.history import FrameHistory, ImagePool
 from s2_planner_node.image_processor import ImageProcessor, check_rgb, resize_rgb
 from s2_planner_node.model import FeatureCache, S2Model
 from s2_planner_node.prompt import Message, PromptProtocol, check_instruction, first_turn, look_down_turn
@@ -32,8 +32,8 @@ class PlannerConfig:
     num_history: int = 8  # history images in a prompt
     image_width: int = 384  # [px] history and current frames are resized to this
     image_height: int = 384  # [px]
-    history_capacity: int = 512  # frames kept of an episode; exact history up to here, thinned beyond
-    feature_capacity: int = 512  # images whose features are kept (1.4 MB each for 7B in bfloat16); 0 = none
+    history_capacity: int = 128  # frames kept of an episode; exact history up to here, thinned beyond
+    feature_capacity: int = 128  # images whose features are kept (1.4 MB each for 7B in bfloat16); 0 = none
     reuse_cache: bool = True  # continue the key/value cache; False computes every call in full
     max_new_tokens: int = 128  # longest answer
     max_instruction_bytes: int = 4096  # longest instruction, UTF-8
@@ -95,6 +95,8 @@ class Planner:
         self._config = config
         self._processor = image_processor or ImageProcessor()
         self._history: FrameHistory[_Image] = FrameHistory(config.num_history, config.history_capacity)
+        # One more than the history: that of the frame which is about to be added.
+        self._pool = ImagePool(config.history_capacity + 1, config.image_height, config.image_width)
         self._features = FeatureCache(config.feature_capacity)
         self._instruction: str | None = None
         self._images_seen = 0
@@ -114,14 +116,14 @@ class Planner:
         self._instruction = check_instruction(
             instruction, self._protocol.template, self._config.max_instruction_bytes
         )
-        self._history.clear()
+        self._release(self._history.clear())
         self._features.clear()
         self._model.forget()
 
     def observe(self, rgb: np.ndarray) -> None:
         """Add a frame on which no plan is wanted to the episode's history. uint8 RGB (height, width, 3)."""
         self._require_episode()
-        self._history.add(self._model_image(rgb))
+        self._release(self._history.add(self._model_image(rgb)))
 
     def step(self, rgb: np.ndarray, look_down: Callable[[], np.ndarray] | None = None) -> Plan:
         """Plan on the current frame, uint8 RGB (height, width, 3), and add it to the history.
@@ -136,9 +138,10 @@ class Planner:
         self._model.reset_timings()
         current = self._model_image(rgb)
         images = [image for _, image in self._history.select()]
+        # Given back, not gone: what this step still reads is overwritten by the next frame at the earliest.
+        self._release(self._history.add(current))
         conversation = first_turn(self._protocol.template, instruction, len(images))
         images.append(current)
-        self._history.add(current)
 
         features: dict[int, torch.Tensor] = {}
         text, sequence = self._ask(conversation, images, features)
@@ -169,7 +172,11 @@ class Planner:
     def _model_image(self, rgb: np.ndarray) -> _Image:
         # A copy: the caller's buffer may be a camera's and change.
         resized = resize_rgb(check_rgb(rgb), self._config.image_width, self._config.image_height)
-        return self._numbered(np.array(resized))
+        return self._numbered(self._pool.copy(resized))
+
+    def _release(self, images: list[_Image]) -> None:
+        for image in images:
+            self._pool.give_back(image.rgb)
 
     def _numbered(self, rgb: np.ndarray) -> _Image:
         self._images_seen += 1

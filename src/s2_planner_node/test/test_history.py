@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from s2_planner_node.history import FrameHistory
+from s2_planner_node.history import FrameHistory, ImagePool
 
 
 def test_selected_frames_are_those_of_the_reference(text_cases):
@@ -68,3 +68,20 @@ def test_a_new_episode_starts_with_an_empty_history():
 def test_sizes_that_cannot_work_are_refused(num_history, capacity, name):
     with pytest.raises(ValueError, match=name):
         FrameHistory(num_history, capacity)
+
+
+def test_images_of_long_and_many_episodes_stay_in_the_memory_taken_at_the_start():
+    history, pool = FrameHistory(8, 16), ImagePool(17, 4, 6)
+    places = set()
+    for length in (300, 5, 1000):
+        for index in range(length):
+            copy = pool.copy(np.full((4, 6, 3), index % 256, dtype=np.uint8))
+            places.add(copy.ctypes.data)
+            selected = history.select()
+            for dropped in history.add(copy):
+                pool.give_back(dropped)
+            # What was selected is still whole after the next was added, and is what was added under its number.
+            assert all((image == number % 256).all() for number, image in selected)
+        for dropped in history.clear():
+            pool.give_back(dropped)
+    assert len(places) <= 17
