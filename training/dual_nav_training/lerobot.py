@@ -2,7 +2,8 @@
 
 `VlnCeData` (planner and dual system) reads `<root>/<scene>/`:
     meta/episodes.jsonl                 episode_index, tasks[0] (instructions joined by SEPARATOR), length
-    meta/info.json                      optional; `camera_forward` [m] says how far the camera is ahead of the robot
+    meta/info.json                      optional: `camera_forward` [m], how far the cameras are ahead of the robot's
+        centre, and `camera_intrinsic` (3, 3) pixels
     data/chunk-000/episode_000000.parquet    a row per frame: `action` (the one that led to the frame; first row -1),
         `pose.<H>cm_<P>deg` (4, 4) camera to world, `goal.<H>cm_<P>deg` (column, row), and
         `relative_goal_frame_id.<H>cm_<P>deg` (frames to that goal, -1: none)
@@ -273,14 +274,16 @@ def _problem(root: Path, error: DataError) -> Problem:
     return Problem(path, what)
 
 
-def _camera_forward(info: Path) -> float:
-    """How far the camera is ahead of the robot's centre [m]; 0 where info.json does not say."""
-    if not info.is_file():
-        return 0.0
+def _scene_info(path: Path) -> tuple[float, list[list[float]] | None]:
+    """How far the cameras are ahead of the robot's centre [m], 0 where info.json does not say; and their matrix."""
+    if not path.is_file():
+        return 0.0, None
     try:
-        return float(json.loads(info.read_text()).get("camera_forward", 0.0))
+        info = json.loads(path.read_text())
+        matrix = info.get("camera_intrinsic")
+        return float(info.get("camera_forward", 0.0)), matrix and np.asarray(matrix, float).reshape(3, 3).tolist()
     except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{info}: is not a JSON object with a number camera_forward ({error})") from error
+        raise DataError(f"{path}: camera_forward must be a number, camera_intrinsic 3x3 ({error})") from error
 
 
 def _metadata_files(root: Path) -> list[Path]:
@@ -446,6 +449,11 @@ class VlnCeData:
         width, height = self._sizes[camera][self.scene_of[episode]]
         return int(width), int(height)
 
+    def intrinsic(self, episode: int) -> np.ndarray | None:
+        """(3, 3) pixels of both cameras, where the data set says it."""
+        matrix = _scene_info(self.root / self.scenes[self.scene_of[episode]] / "meta" / "info.json")[1]
+        return None if matrix is None else np.asarray(matrix)
+
     def rgb_file(self, episode: int, frame: int, camera: Camera) -> Path:
         return self._file(episode, frame, camera, "rgb")
 
@@ -503,7 +511,7 @@ class VlnCeData:
         result = _Episodes([], [])
         try:
             rows = read_json_lines(scene / "meta" / "episodes.jsonl")
-            forward = _camera_forward(scene / "meta" / "info.json")
+            forward, _ = _scene_info(scene / "meta" / "info.json")
         except DataError as error:
             result.problems.append(_problem(self.root, error))
             return result

@@ -147,10 +147,12 @@ class _SceneWriter:
 class CeSceneWriter(_SceneWriter):
     """Writes a scene of the VLN-CE layout."""
 
-    def __init__(self, folder: Path, setting: CameraSetting, camera_forward: float, fps: float) -> None:
-        """camera_forward: metres the camera is ahead of the robot's centre."""
+    def __init__(
+        self, folder: Path, setting: CameraSetting, intrinsic: np.ndarray, camera_forward: float, fps: float
+    ) -> None:
+        """intrinsic: (3, 3) pixels, of both cameras. camera_forward: metres they are ahead of the robot's centre."""
         super().__init__(folder, fps)
-        self._setting, self._camera_forward = setting, camera_forward
+        self._setting, self._intrinsic, self._camera_forward = setting, intrinsic, camera_forward
 
     def add_episode(self, instructions: Sequence[str], frames: Iterable[CeFrame]) -> int:
         """Write an episode, images as they come; returns the number of its frames."""
@@ -182,7 +184,8 @@ class CeSceneWriter(_SceneWriter):
 
     def _info(self) -> dict[str, Any]:
         names = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}_{frame_index}.jpg"
-        return {**super()._info(), "camera_forward": self._camera_forward, "video_path": names}
+        camera = {"camera_forward": self._camera_forward, "camera_intrinsic": self._intrinsic.tolist()}
+        return {**super()._info(), **camera, "video_path": names}
 
 
 class N1SceneWriter(_SceneWriter):

@@ -205,7 +205,7 @@ def _write_scene(folder: Path, layout: str, episodes: Sequence[tuple[Episode, tu
     camera, level = simulator.cameras["look_down"], simulator.cameras["level"]
     if layout == "vln_ce":
         setting = CameraSetting(round(camera.height * 100), 0, round(math.degrees(camera.tilt)))
-        writer = CeSceneWriter(folder, setting, camera.forward, CE_FPS)
+        writer = CeSceneWriter(folder, setting, intrinsic_matrix(level), camera.forward, CE_FPS)
     else:
         obstacles, free = point_cloud(simulator.flat)
         fps = 1.0 / expert.FRAME_PERIOD
