@@ -19,5 +19,10 @@ setup(
     maintainer_email="maintainers@dual-nav.dev",
     description="Checkpoints, losses and training.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["make_checkpoint = dual_nav_training.random_checkpoint:main"]},
+    entry_points={
+        "console_scripts": [
+            "make_checkpoint = dual_nav_training.random_checkpoint:main",
+            "train = dual_nav_training.train:main",
+        ]
+    },
 )

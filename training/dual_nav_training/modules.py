@@ -257,6 +257,17 @@ class NavDpModule(nn.Module):
 TrainingModule = PlannerModule | NavDpModule
 
 
+def check_kind(mode: Mode, folder: CheckpointFolder) -> None:
+    """Raise ``CheckpointError`` if a checkpoint is not one that the mode trains; reads its config only."""
+    config = s1.described(folder)
+    standalone = config.get("model_type") == "navdp"
+    if standalone != (mode == "s1_navdp"):
+        wanted = "a standalone NavDP (model_type navdp)" if mode == "s1_navdp" else f"a {s2.MODEL_TYPE} checkpoint"
+        raise CheckpointError(f"{folder.path}: mode {mode} trains {wanted}, this is {config.get('model_type')!r}")
+    if mode in ("dual", "joint") and not s2.has_system1(config):
+        raise CheckpointError(f"{folder.path}: mode {mode} needs a dual checkpoint, this one has no system1")
+
+
 def load_module(
     mode: Mode, folder: CheckpointFolder, *, answer_weight: float = 0.0, frozen_dtype: torch.dtype = torch.float32
 ) -> TrainingModule:
@@ -271,24 +282,18 @@ def load_module(
     Raises:
         CheckpointError: the checkpoint is not one for this mode, or is damaged.
     """
-    config = s1.described(folder)
-    standalone = config.get("model_type") == "navdp"
-    if standalone != (mode == "s1_navdp"):
-        wanted = "a standalone NavDP (model_type navdp)" if mode == "s1_navdp" else f"a {s2.MODEL_TYPE} checkpoint"
-        raise CheckpointError(f"{folder.path}: mode {mode} trains {wanted}, this is {config.get('model_type')!r}")
+    check_kind(mode, folder)
     if mode == "s1_navdp":
         return NavDpModule(s1.load_model(folder))
     network = _load_network(folder, frozen_dtype if mode == "dual" else torch.float32)
     if mode == "s2":
         return PlannerModule(network)
-    if not s2.has_system1(config):
-        raise CheckpointError(f"{folder.path}: mode {mode} needs a dual checkpoint, this one has no system1")
     latent_queries = folder.load([s2.LATENT_QUERIES], dtype=torch.float32)[s2.LATENT_QUERIES]
     return DualModule(
         network,
         latent_queries,
         s1.load_model(folder),
-        s1.key_prefix(config),
+        s1.key_prefix(folder.config),
         joint=mode == "joint",
         answer_weight=answer_weight,
     )

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
@@ -32,7 +33,15 @@ from dual_nav_training import batches, lerobot, samples
 from dual_nav_training.conversation import ConversationMaker
 from dual_nav_training.draws import VisitSampler
 from dual_nav_training.export import export_checkpoint
-from dual_nav_training.modules import MODES, Mode, TrainingModule, load_module, set_dropout, trained_tensors
+from dual_nav_training.modules import (
+    MODES,
+    Mode,
+    TrainingModule,
+    check_kind,
+    load_module,
+    set_dropout,
+    trained_tensors,
+)
 from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder
 from dual_nav_training.train_config import ConfigError, TrainConfig, load_config
 from dual_nav_training.trainable import add_adapters, choose_parameters, table
@@ -62,6 +71,7 @@ def train(
     """
     config.check_mode(mode)
     folder, run = CheckpointFolder(checkpoint), RunFolder(output)
+    check_kind(mode, folder)
     arguments = _arguments(config, run, evaluate=eval_data is not None)
     training_set, collate = open_data(mode, config, folder, data)
     evaluation_set = open_data(mode, config, folder, eval_data)[0] if eval_data else None
@@ -214,7 +224,7 @@ def _export(
             tensors.pop("lm_head.weight", None)
         try:
             export_checkpoint(run.model, folder, tensors, config.export_precision)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise RunError(f"the result could not be written to {run.model}: {reason(error)}") from error
         print(f"result: {run.model}", flush=True)
     trainer.accelerator.wait_for_everyone()

@@ -196,6 +196,7 @@ def reason(error: BaseException) -> str:
     """Why writing failed, in words; full disks are told apart from the rest."""
     text = " ".join(str(error).split())
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or any(sign in text for sign in ("No space left", "quota", "File too large", "PytorchStreamWriter")):
+    # torch.save says no more than that its container has another length than it should.
+    if full or any(sign in text for sign in ("No space left", "quota", "File too large", "inline_container")):
         return f"no room on the disk ({text}); make room and start the same command again"
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,13 +20,19 @@ from dual_nav_training.lerobot import (
     n1_image_folder,
     parquet_file,
 )
+from dual_nav_training.random_checkpoint import make_config
 from dual_nav_training.trajectory_labels import camera_mount
 
 SETTING = CameraSetting()
 WIDTH, HEIGHT = 80, 60
 FRAMES = 12
 _GOAL_FRAME = 7  # the pixel goals of the first frames are at this frame
-_INSTRUCTIONS = ("Walk to the sofa and stop.", "Go past the table, then turn left.", "Stop at the door.", "Turn right.")
+_INSTRUCTIONS = (
+    "Walk to the sofa and stop.",
+    "Go past the table, then turn left.",
+    "Stop at the door.",
+    "Turn right.",
+)
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
@@ -126,3 +133,13 @@ def make_vln_n1(root: Path, episodes: int = 4, seed: int = 0) -> Path:
     header = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n{properties}end_header\n"
     (scene / "meta" / "pointcloud.ply").write_text(header + "\n".join(points) + "\n")
     return root
+
+
+def tiny_config(system1: str) -> dict[str, Any]:
+    """config.json of a checkpoint that trains in milliseconds per step: ``make_config("tiny")`` with small images."""
+    config = make_config("tiny", system1)
+    if sizes := config.get("system1_config"):
+        encoder = "encoder" if "encoder" in sizes else "vision"
+        small = {"image_size": 42, encoder: {**sizes.get(encoder, {}), "position_grid": 3}}
+        config["system1_config"] = sizes | small
+    return config
