@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint replay soak bench checkpoint check clean distclean
+.PHONY: help setup test lint replay soak bench checkpoint train check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -39,6 +39,12 @@ bench: setup  ## speed of both models against a plain implementation, overhead o
 checkpoint: setup  ## random-weight checkpoint in the released layout: OUT=<folder> SIZE=tiny SYSTEM1=nextdit_async
 	@$(WITH_ENV) python -m dual_nav_training.random_checkpoint $(or $(OUT),checkpoints/random) \
 	  $(if $(SIZE),--size $(SIZE)) $(if $(SYSTEM1),--system1 $(SYSTEM1)) $(ARGS)
+
+train: setup  ## training: MODE=s2|s1_navdp|dual|joint DATA=<data set> MODEL=<checkpoint> OUT=<run folder> CONFIG=<yaml> PROCESSES=<accelerate yaml>
+	@$(WITH_ENV) exec python $(if $(PROCESSES),-m accelerate.commands.launch --config_file "$(PROCESSES)") \
+	  -m dual_nav_training.train $(or $(MODE),$(error give MODE=s2, s1_navdp, dual or joint)) \
+	  --config "$(or $(CONFIG),training/config/$(MODE).yaml)" --data "$(or $(DATA),$(error give DATA=<data set>))" \
+	  --checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint to begin with>))" --output "$(or $(OUT),runs/$(MODE))" $(ARGS)
 
 check: setup  ## what is in a checkpoint folder and what each process will load: MODEL=<folder>
 	@$(WITH_ENV) python -m dual_nav_training.check_checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint folder>))"
