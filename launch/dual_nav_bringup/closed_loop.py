@@ -30,7 +30,7 @@ from std_msgs.msg import String, UInt32
 from std_srvs.srv import Trigger
 
 from dual_nav_bringup.domain import free_domain_id
-from dual_nav_bringup.recording import SECOND
+from dual_nav_util.recording import SECOND
 from dual_nav_bringup.replay import ActiveWatch, System, spinning_node
 from dual_nav_util import images, qos
 from dual_nav_util.stamps import to_nanoseconds

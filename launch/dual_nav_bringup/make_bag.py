@@ -20,7 +20,7 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from dual_nav_bringup.recording import SECOND
+from dual_nav_util.recording import SECOND
 
 START_NS = 1_700_000_000 * SECOND
 ODOMETRY_HZ = 50.0

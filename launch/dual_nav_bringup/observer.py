@@ -20,7 +20,7 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from dual_nav_bringup.recording import SECOND
+from dual_nav_util.recording import SECOND
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
 
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage
 
 from dual_nav_bringup.observer import SeenPath, SeenPlan
 from dual_nav_bringup.player import message_class
-from dual_nav_bringup.recording import Recording, Topic, read_stamp
+from dual_nav_util.recording import Recording, Topic, read_stamp
 from dual_nav_util.images import rgb_from_compressed, rgb_from_image
 from nav_msgs_ext.msg import S2Plan
 

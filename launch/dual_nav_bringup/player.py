@@ -12,7 +12,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
-from dual_nav_bringup.recording import SECOND, STAMPED_TYPES, Recording, Topic, read_stamp, with_stamp
+from dual_nav_util.recording import SECOND, STAMPED_TYPES, Recording, Topic, read_stamp, with_stamp
 
 CLOCK_PERIOD = 0.01  # [s] of wall time; finer than any control period
 # Reliable, so that every kind of subscriber can listen, and without waiting for slow ones: newest first.

@@ -28,7 +28,7 @@ from std_msgs.msg import String
 
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.player import LATCHED_QOS, STREAM_QOS, Player
-from dual_nav_bringup.recording import Recording, RecordingError, choose_topics
+from dual_nav_util.recording import Recording, RecordingError, choose_topics
 from dual_nav_bringup.replay import (
     ActiveWatch,
     ReplayError,

@@ -25,7 +25,7 @@ from synthetic import write_corridor
 
 from dual_nav_bringup.observer import Observations, Observer
 from dual_nav_bringup.player import Player
-from dual_nav_bringup.recording import Recording, choose_topics
+from dual_nav_util.recording import Recording, choose_topics
 from dual_nav_bringup.replay import ActiveWatch
 from dual_nav_bringup.report import answered_share, command_ages, first_arrivals, inference_times
 from nav_msgs_ext.msg import ControllerState

@@ -40,7 +40,7 @@ PLAY = """
 import sys, time, rclpy
 from pathlib import Path
 from dual_nav_bringup.player import Player
-from dual_nav_bringup.recording import Recording, choose_topics
+from dual_nav_util.recording import Recording, choose_topics
 rclpy.init()
 node = rclpy.create_node("player")
 with Recording(Path(sys.argv[1])) as recording:

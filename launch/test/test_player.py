@@ -19,7 +19,7 @@ from synthetic import write_corridor
 
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.player import LATCHED_QOS, Player
-from dual_nav_bringup.recording import SECOND, Recording, choose_topics
+from dual_nav_util.recording import SECOND, Recording, choose_topics
 
 QUEUE = QoSProfile(depth=200)
 FRAMES, FPS, LOOPS, RATE = 10, 10.0, 3, 2.0

@@ -12,7 +12,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from synthetic import CAMERA, poses, render, write_corridor
 
 from dual_nav_bringup.player import message_class
-from dual_nav_bringup.recording import (
+from dual_nav_util.recording import (
     SECOND,
     STAMPED_TYPES,
     Recording,

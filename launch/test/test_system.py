@@ -19,7 +19,7 @@ from scenario import assert_pipeline_worked, crowding, make_checkpoint, node_pro
 from synthetic import write_corridor
 
 from dual_nav_bringup.domain import free_domain_id
-from dual_nav_bringup.recording import Recording
+from dual_nav_util.recording import Recording
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner"]
 REPLAY = [sys.executable, "-m", "dual_nav_bringup.replay"]

@@ -15,6 +15,8 @@ from types import TracebackType
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 
+from dual_nav_bringup.cut_off import CutOffFile, is_cut_off
+
 # Of the types that are played: those that begin with a std_msgs/Header.
 STAMPED_TYPES = frozenset(
     {
@@ -83,6 +85,8 @@ class Recording:
                     "give a rosbag2 folder or one file"
                 )
             path = files[0]  # cut off while recording
+        if path.suffix == ".mcap" and path.is_file() and is_cut_off(path):
+            path = CutOffFile(path)
         self.path = path
         try:
             self._reader = Reader(path)
