@@ -19,6 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from dual_nav_util.recording import SECOND
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
@@ -74,6 +75,14 @@ class Observations:
     alerts: list[tuple[float, str, int, str]] = field(default_factory=list)  # arrival, name, level, text; on change
 
 
+def message_types() -> Typestore:
+    """Definitions of all message types that are recorded."""
+    types = get_typestore(Stores.ROS2_KILTED)
+    for path in (Path(get_package_share_directory("nav_msgs_ext")) / "msg").glob("*.msg"):
+        types.register(get_types_from_msg(path.read_text(), f"nav_msgs_ext/msg/{path.stem}"))
+    return types
+
+
 class Observer:
     """Subscribes on `node`, which somebody else spins. `now_ns` gives the time messages are recorded under."""
 
@@ -85,9 +94,7 @@ class Observer:
         self._writer = Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._open = True
-        types = get_typestore(Stores.ROS2_KILTED)
-        for path in (Path(get_package_share_directory("nav_msgs_ext")) / "msg").glob("*.msg"):
-            types.register(get_types_from_msg(path.read_text(), f"nav_msgs_ext/msg/{path.stem}"))
+        types = message_types()
         subscriptions = (
             ("s2/plan", S2Plan, "nav_msgs_ext/msg/S2Plan", LATCHED, self._plan),
             ("s1/path", PathMessage, "nav_msgs/msg/Path", RELIABLE, self._path),

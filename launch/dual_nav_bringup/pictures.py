@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage
 
 from dual_nav_bringup.observer import SeenPath, SeenPlan
 from dual_nav_bringup.player import message_class
-from dual_nav_util.recording import Recording, Topic, read_stamp
 from dual_nav_util.images import rgb_from_compressed, rgb_from_image
+from dual_nav_util.recording import Recording, Topic, read_stamp
 from nav_msgs_ext.msg import S2Plan
 
 # Has the arrows of the action vocabulary, and comes with matplotlib.

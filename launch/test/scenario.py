@@ -25,9 +25,9 @@ from synthetic import write_corridor
 
 from dual_nav_bringup.observer import Observations, Observer
 from dual_nav_bringup.player import Player
-from dual_nav_util.recording import Recording, choose_topics
 from dual_nav_bringup.replay import ActiveWatch
 from dual_nav_bringup.report import answered_share, command_ages, first_arrivals, inference_times
+from dual_nav_util.recording import Recording, choose_topics
 from nav_msgs_ext.msg import ControllerState
 
 CORES = os.cpu_count() or 1

@@ -12,6 +12,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from synthetic import CAMERA, poses, render, write_corridor
 
 from dual_nav_bringup.player import message_class
+from dual_nav_util.images import depth_from_image, rgb_from_compressed, rgb_from_image
 from dual_nav_util.recording import (
     SECOND,
     STAMPED_TYPES,
@@ -22,7 +23,6 @@ from dual_nav_util.recording import (
     read_stamp,
     with_stamp,
 )
-from dual_nav_util.images import depth_from_image, rgb_from_compressed, rgb_from_image
 
 STORAGES = [
     ("mcap", "none"),
