@@ -380,8 +380,9 @@ def find_setting(root: Path) -> CameraSetting:
     goals = re.findall(r"^goal\.(\d+)cm_(\d+)deg$", "\n".join(pq.read_schema(parquet).names), re.MULTILINE)
     folders = parquet.parents[2].glob("videos/chunk-*/observation.images.rgb.*")
     images = {m.groups() for f in folders if (m := re.search(r"rgb\.(\d+)cm_(\d+)deg$", f.name))}
-    pairs = sorted({(h, level, down) for h, down in goals for other, level in images if other == h and level != down})
-    pairs = [(int(h), int(level), int(down)) for h, level, down in pairs if int(level) < int(down)]
+    pairs = {(int(h), int(level), int(down)) for h, down in goals for other, level in images if other == h}
+    # A robot with a single camera: its images serve as both.
+    pairs = sorted({p for p in pairs if p[1] < p[2]} or {p for p in pairs if p[1] == p[2]})
     if len(pairs) != 1:
         raise DataError(
             f"{root}: choose the cameras (height, level pitch, downward pitch); possible are {pairs or 'none'}"

@@ -153,6 +153,7 @@ class CeSceneWriter(_SceneWriter):
         """intrinsic: (3, 3) pixels, of both cameras. camera_forward: metres they are ahead of the robot's centre."""
         super().__init__(folder, fps)
         self._setting, self._intrinsic, self._camera_forward = setting, intrinsic, camera_forward
+        self._cameras = CAMERAS if setting.level_deg != setting.down_deg else CAMERAS[1:]
 
     def add_episode(self, instructions: Sequence[str], frames: Iterable[CeFrame]) -> int:
         """Write an episode, images as they come; returns the number of its frames."""
@@ -161,13 +162,13 @@ class CeSceneWriter(_SceneWriter):
 
     def _add_episode(self, number: int, instructions: Sequence[str], frames: Iterable[CeFrame]) -> int:
         folders = {}
-        for camera in CAMERAS:
+        for camera in self._cameras:
             for kind in ("rgb", "depth"):
                 folders[camera, kind] = ce_image_folder(self.folder, number, kind, self._setting.suffix(camera))
                 folders[camera, kind].mkdir(parents=True, exist_ok=True)
         rows: list[CeFrame] = []
         for index, frame in enumerate(frames):
-            for camera in CAMERAS:
+            for camera in self._cameras:
                 write_rgb(folders[camera, "rgb"] / ce_image_name(number, index, "rgb"), frame.rgb[camera])
                 path = folders[camera, "depth"] / ce_image_name(number, index, "depth")
                 write_depth(path, frame.depth[camera], CE_DEPTH_SCALE)
