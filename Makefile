@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint replay soak bench checkpoint train check clean distclean
+.PHONY: help setup test lint eval replay soak bench checkpoint train check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -32,6 +32,12 @@ replay: setup  ## both nodes on a recording: BAG=<rosbag2 folder> RATE=1.0 LOOP=
 soak: setup  ## both nodes on a recording for an hour: does memory grow? MINUTES=60 BAG=<rosbag2 folder> MODEL=<checkpoint> OUT=<folder>
 	@$(WITH_ENV) python -m dual_nav_bringup.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BAG),--bag "$(BAG)") \
 	  $(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+eval: setup  ## closed loop in the simulator: EPISODES=n SEED=s SPLIT=test FAMILY=object S1=oracle S2=oracle (or <checkpoint>) VIDEO=1 RECORD=1 IN_PROCESS=1 OUT=<folder>
+	@$(WITH_ENV) exec python -m dual_nav_bringup.evaluate $(if $(EPISODES),--episodes $(EPISODES)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(if $(FAMILY),--family $(FAMILY)) $(if $(S1),--s1 "$(S1)") \
+	  $(if $(S2),--s2 "$(S2)") $(if $(LOOK),--look $(LOOK)) $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(VIDEO)),--video) \
+	  $(if $(filter-out 0,$(RECORD)),--record) $(if $(filter-out 0,$(IN_PROCESS)),--in-process) $(ARGS)
 
 bench: setup  ## speed of both models against a plain implementation, overhead of the runtime: ARGS="s1 overhead"
 	@$(WITH_ENV) python bench/run.py $(ARGS)

@@ -28,6 +28,7 @@ setup(
         "console_scripts": [
             "doctor = dual_nav_bringup.doctor:main",
             "make_bag = dual_nav_bringup.make_bag:main",
+            "recorder = dual_nav_bringup.recorder:main",
             "replay = dual_nav_bringup.replay:main",
             "soak = dual_nav_bringup.soak:main",
             "run_launch = dual_nav_bringup.launch_runner:main",

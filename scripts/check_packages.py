@@ -26,10 +26,10 @@ MAY_IMPORT = {
     "dual_nav_util": set(),
     "s1_controller_node": {"dual_nav_util", "nav_msgs_ext"},
     "s2_planner_node": {"dual_nav_util", "nav_msgs_ext"},
-    "dual_nav_training": {"dual_nav_util", "s1_controller_node", "s2_planner_node", "nav_msgs_ext"},
+    "dual_nav_training": {"dual_nav_util", "s1_controller_node", "s2_planner_node", "nav_msgs_ext", "nav_sim"},
     "nav_sim": {"dual_nav_util", "nav_msgs_ext"},
     "nav_viewer": {"dual_nav_util", "nav_msgs_ext"},
-    "dual_nav_bringup": {"dual_nav_util", "nav_msgs_ext", "nav_sim"},
+    "dual_nav_bringup": {"dual_nav_training", "dual_nav_util", "nav_msgs_ext", "nav_sim"},
 }
 # Modules of the node packages that may import rclpy; everything else there is plain Python.
 ROS_MODULES = {"node.py", "main.py", "navigate.py"}

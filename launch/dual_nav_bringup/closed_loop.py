@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from std_msgs.msg import String, UInt32
 from std_srvs.srv import Trigger
 
 from dual_nav_bringup.domain import free_domain_id
-from dual_nav_util.recording import SECOND
 from dual_nav_bringup.replay import ActiveWatch, System, spinning_node
 from dual_nav_util import images, qos
+from dual_nav_util.recording import SECOND
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan
 from nav_sim.camera import Camera
@@ -115,6 +116,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
         show: gets the lines of the processes' log that a person should see.
         keep_going: asked all the time; False ends whatever is being done with Interrupted.
         images: the camera's images are subscribed to, for those who watch.
+        record: everything is recorded as a rosbag2 in `folder`.
     """
 
     def __init__(
@@ -124,9 +126,11 @@ class ClosedLoop(contextlib.AbstractContextManager):
         show: Callable[[str], None] = print,
         keep_going: Callable[[], bool] = lambda: True,
         images: bool = False,
+        record: bool = False,
     ) -> None:
         self.parts = parts
         self._folder, self._show, self._keep_going, self._images = folder, show, keep_going, images
+        self._record = record
         self._at_the_end = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._course: _Course | None = None
@@ -142,7 +146,11 @@ class ClosedLoop(contextlib.AbstractContextManager):
             self.node = self._at_the_end.enter_context(spinning_node("closed_loop"))
             self._subscribe(self.node)
             log = self._folder / "nodes.log"
-            self.system = System(self.parts.arguments(), log, self._show, "sim.launch.xml")
+            arguments = self.parts.arguments()
+            if self._record:
+                recording = self._folder.resolve() / f"recording-{datetime.now():%Y%m%d-%H%M%S}"
+                arguments += ["record:=true", f"record_folder:={recording}"]
+            self.system = System(arguments, log, self._show, "sim.launch.xml")
             self._at_the_end.callback(self.system.stop)
             self._wait_until_active()
         except BaseException:
@@ -192,7 +200,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
             for family, number in keys:
                 episode = make_episode(settings.split, settings.seed, family, number)
                 start = time.monotonic()
-                with output.watch(episode) as watch:
+                with output.watch(episode, settings.simulator.camera) as watch:
                     run = self.run(episode, settings.radius, settings.time_limit, simulators, watch)
                 yield output.record(episode, simulators.of(episode), run, time.monotonic() - start)
 
@@ -248,7 +256,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
     # ---------------------------------------------------------------------------------------------------- waiting
 
     def _wait_until_active(self) -> None:
-        watch = ActiveWatch(self.node, ("nav_sim", *self.parts.nodes))
+        watch = ActiveWatch(self.node, ("nav_sim", *self.parts.nodes, *(["recorder"] if self._record else [])))
         end = time.monotonic() + START_TIMEOUT
         self._wait(watch.all_active, "all nodes are active", lambda: end)
 
@@ -296,6 +304,7 @@ class _Course:
         self.heard = time.monotonic()
         self._limit, self._cameras, self._watch = time_limit, cameras, watch
         self._plan: PlanMade | None = None
+        self._goal: Point | None = None
         self._episode_id: int | None = None
         self._begin_ns: int | None = None  # stamp of the first plan's frame
         self._first_ns: int | None = None
@@ -335,8 +344,10 @@ class _Course:
         self.plans = message.plan_number + 1
         self.decided = (stamp_ns - self._begin_ns) / SECOND
         self._plan = plan_made(message)
-        if (pose := self._poses.get(stamp_ns)) is not None:
-            self.goals += floor_point(self._plan, pose, self._cameras)
+        pose = self._poses.get(stamp_ns)
+        goal = floor_point(self._plan, pose, self._cameras) if pose else []
+        self._goal = goal[0] if goal else None
+        self.goals += goal
 
     def state(self, message: ControllerState) -> None:
         if message.state == ControllerState.ARRIVED and message.episode_id == self._episode_id:
@@ -348,7 +359,8 @@ class _Course:
         if self._watch is None or self._begin_ns is None or pose is None or stamp_ns < self._begin_ns:
             return
         rgb = images.rgb_from_image(message, "rgb")
-        self._watch(Moment((stamp_ns - self._begin_ns) / SECOND, pose, rgb, self._plan, self.judge.driven))
+        since = (stamp_ns - self._begin_ns) / SECOND
+        self._watch(Moment(since, pose, rgb, self._plan, self._goal, self.judge.driven))
 
 
 def plan_made(message: S2Plan) -> PlanMade:

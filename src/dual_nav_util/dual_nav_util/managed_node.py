@@ -118,6 +118,11 @@ class ManagedNode(LifecycleNode):
         self._subscriptions_made.append(subscription)
         self._entities.append(lambda: self.destroy_subscription(subscription))
 
+    def managed_raw_subscription(self, kind: type, topic: str, callback: Callable, qos: QoSProfile) -> None:
+        """Subscription whose callback gets serialized messages."""
+        subscription = self.create_subscription(kind, topic, callback, qos, raw=True)
+        self._entities.append(lambda: self.destroy_subscription(subscription))
+
     def managed_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """Timer on the steady clock."""
         timer = self.create_timer(period, callback, clock=self.steady_clock)

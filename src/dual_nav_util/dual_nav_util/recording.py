@@ -15,7 +15,7 @@ from types import TracebackType
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.errors import ReaderError
 
-from dual_nav_bringup.cut_off import CutOffFile, is_cut_off
+from .cut_off import CutOffFile, is_cut_off
 
 # Of the types that are played: those that begin with a std_msgs/Header.
 STAMPED_TYPES = frozenset(

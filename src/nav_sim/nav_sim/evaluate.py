@@ -1,4 +1,7 @@
-"""Evaluate in this process: `python -m nav_sim.evaluate --episodes 60 --s2 oracle --s1 oracle --out runs/eval`."""
+"""Evaluate the oracles in this process: `python -m nav_sim.evaluate --episodes 60 --out runs/oracle`.
+
+Planner and controller as processes over DDS, and real ones: `make eval` (dual_nav_bringup.evaluate).
+"""
 
 from __future__ import annotations
 
@@ -8,54 +11,73 @@ import sys
 from pathlib import Path
 
 from .episodes import FAMILIES, SPLITS, SUCCESS_RADIUS
-from .evaluation import CONTROLLERS, PLANNERS, InProcess, Oracles, Output, ResumeError, Settings, evaluate, table
+from .evaluation import InProcess, Oracles, Output, ResumeError, Settings, evaluate, table
 from .gl import RenderingError
 from .scene import LOOKS, SceneError
 from .simulator import Config
 
+ERRORS = (ValueError, ResumeError, RenderingError, SceneError)  # told in a line
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=60, help="in all; the families in turn")
-    parser.add_argument("--seed", type=int, default=0, help="0 to 999")
+
+def argument_parser(description: str | None, out: Path) -> argparse.ArgumentParser:
+    """With the arguments that say what is evaluated, and where the results go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=60, help="in all; the families in turn (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 999 (default: 0)")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--families", default=",".join(FAMILIES), help="comma-separated")
-    parser.add_argument("--s2", choices=sorted(PLANNERS), default="oracle")
-    parser.add_argument("--s1", choices=sorted(CONTROLLERS), default="oracle")
+    parser.add_argument("--family", default=",".join(FAMILIES), help="one, or several with commas (default: all)")
+    parser.add_argument("--s2", default="oracle", help="oracle, random, or a checkpoint folder (default: oracle)")
+    parser.add_argument("--s1", default="oracle", help="oracle, or a checkpoint folder (default: oracle)")
     parser.add_argument("--look", choices=LOOKS, default=None, help="default: furniture where it is installed")
     parser.add_argument("--radius", type=float, default=SUCCESS_RADIUS, help="metres to the goal object at the STOP")
-    parser.add_argument("--time-limit", type=float, default=120.0, help="simulated seconds")
-    parser.add_argument("--processes", type=int, default=0, help="0: one per core")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/evaluation"), help="folder; an interrupted run goes on"
-    )
+    parser.add_argument("--time-limit", type=float, default=120.0, help="simulated seconds (default: 120)")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder; an interrupted run goes on (default: {out})")
     parser.add_argument("--no-pictures", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--video", action="store_true", help="an mp4 of every episode")
+    parser.add_argument("--processes", type=int, default=0, help="in one process each; 0: one per core")
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """What is evaluated. ValueError names what cannot be used."""
+    return Settings(
+        split=arguments.split,
+        seed=arguments.seed,
+        episodes=arguments.episodes,
+        families=tuple(arguments.family.split(",")),
+        s2=arguments.s2,
+        s1=arguments.s1,
+        radius=arguments.radius,
+        time_limit=arguments.time_limit,
+        simulator=Config(look=arguments.look or ""),
+    )
+
+
+def output_of(arguments: argparse.Namespace) -> Output:
+    return Output(arguments.out, not arguments.no_pictures, arguments.video)
+
+
+def report(summary: dict, out: Path) -> None:
+    """Table and one JSON line."""
+    print(table(summary))
+    print(f"pictures and figures in {out}")
+    means = {name: round(summary["all"][name]["value"], 4) for name in ("success", "spl", "navigation_error")}
+    print(json.dumps({"episodes": summary["all"]["episodes"], **means, "out": str(out)}))
+
+
+def main() -> int:
+    arguments = argument_parser(__doc__, Path("runs/evaluation")).parse_args()
     try:
-        settings = Settings(
-            split=arguments.split,
-            seed=arguments.seed,
-            episodes=arguments.episodes,
-            families=tuple(arguments.families.split(",")),
-            s2=arguments.s2,
-            s1=arguments.s1,
-            radius=arguments.radius,
-            time_limit=arguments.time_limit,
-            simulator=Config(look=arguments.look or ""),
-        )
-        output = Output(arguments.out, not arguments.no_pictures)
-        summary = evaluate(settings, output, InProcess(Oracles(settings.s2, settings.s1)), arguments.processes)
-    except (ValueError, ResumeError, RenderingError, SceneError) as error:
+        settings = settings_of(arguments)
+        run_group = InProcess(Oracles(settings.s2, settings.s1))
+        summary = evaluate(settings, output_of(arguments), run_group, arguments.processes)
+    except ERRORS as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from {arguments.out}", file=sys.stderr)
         return 130
-    print(table(summary))
-    print(f"pictures and figures in {arguments.out}")
-    print(
-        json.dumps({"success": summary["all"]["success"]["value"], "spl": round(summary["all"]["spl"]["value"], 4)})
-    )
+    report(summary, arguments.out)
     return 0
 
 

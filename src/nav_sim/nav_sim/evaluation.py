@@ -7,10 +7,13 @@ the runs over DDS measure the same thing.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import multiprocessing
 import os
+import queue
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -205,6 +208,7 @@ class Moment:
     pose: Pose
     rgb: np.ndarray | None  # (H, W, 3) uint8 of the level camera
     plan: PlanMade | None  # the newest
+    goal: Point | None  # what its pixel goal means on the floor
     driven: Sequence[Point]
 
 
@@ -225,6 +229,7 @@ def run_episode(
     random = np.random.default_rng([settings.seed, 3])
     decided, plans, goals = 0.0, 0, []
     newest: PlanMade | None = None
+    goal: list[Point] = []
     for period in itertools.count():
         if simulator.time > settings.time_limit + 1e-6:
             break
@@ -238,10 +243,11 @@ def run_episode(
             made = planner.plan(frame) if controller.asks else None
             if made is not None:
                 newest, decided, plans = made, frame.time, plans + 1
-                goals += floor_point(made, frame.pose, simulator.cameras)
+                goal = floor_point(made, frame.pose, simulator.cameras)
+                goals += goal
                 command = controller.set_plan(made, frame)
             if watch is not None:
-                watch(Moment(frame.time, frame.pose, frame.rgb, newest, judge.driven))
+                watch(Moment(frame.time, frame.pose, frame.rgb, newest, goal[0] if goal else None, judge.driven))
         simulator.command(*command)
         simulator.step(CONTROL_PERIOD)
     outcome = "stopped" if controller.stopped else "timeout"
@@ -274,13 +280,13 @@ class Output:
     pictures: bool = True
     video: bool = False
 
-    def watch(self, episode: Episode) -> contextlib.AbstractContextManager[Watch | None]:
+    def watch(self, episode: Episode, camera: Camera) -> contextlib.AbstractContextManager[Watch | None]:
         """For the time of an episode: what its frames are shown to."""
         if not self.video:
             return contextlib.nullcontext()
         from .video import EpisodeVideo  # imports an encoder
 
-        return EpisodeVideo(episode, self.folder / "videos" / f"{episode.name}.mp4")
+        return EpisodeVideo(episode, camera, self.folder / "videos" / f"{episode.name}.mp4")
 
     def record(self, episode: Episode, simulator: Simulator, run: Run, wall_time: float) -> dict:
         """The record of an episode; its picture is drawn. The simulator is one of its flat."""
@@ -307,7 +313,7 @@ class InProcess:
                 episode = make_episode(settings.split, settings.seed, family, number)
                 simulator = simulators.of(episode)
                 start = time.monotonic()
-                with output.watch(episode) as watch:
+                with output.watch(episode, settings.simulator.camera) as watch:
                     run = run_episode(episode, settings, simulator, self.parts, watch)
                 yield output.record(episode, simulator, run, time.monotonic() - start)
 
@@ -332,9 +338,38 @@ class Simulators(contextlib.AbstractContextManager):
             self._simulator = None
 
 
-def _in_a_process(task: tuple[RunGroup, Keys, Settings, Output]) -> list[dict]:
+_results: multiprocessing.Queue | None = None  # of a worker process
+PR_SET_PDEATHSIG = 1
+
+
+def _worker_begins(results: multiprocessing.Queue) -> None:
+    global _results
+    _results = results
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))  # however the parent ends
+
+
+def _in_a_process(task: tuple[RunGroup, Keys, Settings, Output]) -> None:
     run_group, *arguments = task
-    return list(run_group(*arguments))
+    for result in run_group(*arguments):
+        _results.put(result)
+
+
+def _in_processes(tasks: list[tuple], processes: int, count: int) -> Iterator[dict]:
+    """Results of all tasks, in the order they come."""
+    # Processes of their own, not forks: an OpenGL context does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with context.Pool(processes, _worker_begins, (results,)) as pool:
+        running = [pool.apply_async(_in_a_process, (task,)) for task in tasks]
+        while count:
+            try:
+                yield results.get(timeout=1.0)
+                count -= 1
+            except queue.Empty:
+                for task in running:
+                    if task.ready():
+                        task.get()  # raises what went wrong there
 
 
 def _stored_settings(settings: Settings) -> dict:
@@ -411,19 +446,15 @@ def evaluate(
             log.write(json.dumps(result) + "\n")
             log.flush()
             bar.update()
-            done = [result for name, result in finished.items() if name in names]
-            bar.set_postfix_str(f"success {100 * sum(r['success'] for r in done) / max(1, len(done)):.1f} %")
+            known = [result["success"] for name, result in finished.items() if name in names]
+            bar.set_postfix_str(f"success {100 * sum(known) / len(known):.1f} %")
 
         if processes == 1:
-            for _, *arguments in tasks:
-                for result in run_group(*arguments):
-                    note(result)
+            done = (result for _, *arguments in tasks for result in run_group(*arguments))
         else:
-            # Processes of their own, not forks: an OpenGL context does not survive a fork.
-            with multiprocessing.get_context("spawn").Pool(processes) as pool:
-                for results in pool.imap_unordered(_in_a_process, tasks):
-                    for result in results:
-                        note(result)
+            done = _in_processes(tasks, processes, len(missing))
+        for result in done:
+            note(result)
     results = [finished[name] for name in names]
     summary = {
         "settings": _stored_settings(settings),

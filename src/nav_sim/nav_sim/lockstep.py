@@ -2,7 +2,8 @@
 
 With lock-step the way a robot takes does not depend on how fast the machine is: simulated time stands still while
 somebody who should have answered has not.
- - A control period begins with poses and `/clock`; the world waits for the velocity command that follows.
+ - A control period begins with poses and `/clock`; the world waits for the velocity command that follows, and for
+   the `s1/state` that comes with it.
  - After a camera frame it waits, while `s1/state` says that a path is wanted, for the state with the frame's stamp.
  - With "planner_and_controller" it then waits for the plan that S1 asks for, once there is a frame it may be made
    from, and for S1 to take the plan over. S1 asks for its first plan all the time: this counts once an instruction
@@ -41,7 +42,7 @@ class LockStep:
         self._limit = limit
         self._changed = threading.Condition()
         self._engaged = False
-        self._commands = 0
+        self._commands = self._states = 0  # in this control period
         self._said: ControllerSaid | None = None
         self._plan_before: tuple[int, int] | None = None  # S1 had when the newest frame was published
         self._frame_ns: int | None = None  # of the newest frame
@@ -61,11 +62,13 @@ class LockStep:
     def state_received(self, said: ControllerSaid) -> None:
         with self._changed:
             self._said, self._plan_on_its_way = said, False
+            self._states += 1
             self._changed.notify_all()
 
-    def plan_received(self, stamp_ns: int) -> None:
+    def plan_received(self, plan: tuple[int, int], stamp_ns: int) -> None:
         with self._changed:
-            self._plan_ns, self._plan_on_its_way = stamp_ns, True
+            # S1's answer may be here before the plan itself.
+            self._plan_ns, self._plan_on_its_way = stamp_ns, self._said is None or self._said.plan != plan
             self._changed.notify_all()
 
     def instruction_given(self) -> None:
@@ -86,7 +89,7 @@ class LockStep:
     def period_begins(self) -> None:
         """The next control period needs a new command."""
         with self._changed:
-            self._commands = 0
+            self._commands = self._states = 0
 
     def close(self) -> None:
         """End all waiting."""
@@ -113,7 +116,9 @@ class LockStep:
             return "a velocity command"
         said = self._said
         if said is None or self._frame_ns is None:
-            return ""
+            return ""  # who drives may be no S1
+        if self._states == 0:
+            return "s1/state"
         # A plan that came meanwhile: the path of this frame was for the one before, and may have been dropped.
         if said.path_wanted and said.stamp_ns < self._frame_ns and said.plan == self._plan_before:
             return "S1's answer to the newest frame"

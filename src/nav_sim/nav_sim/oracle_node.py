@@ -3,18 +3,23 @@
 Which episode they know the map of is what the simulator says on `episode`. oracle_s2 begins with an `instruction`,
 like S2, and publishes `s2/plan` when `s1/state` asks for it, made from the newest frame it has seen on `camera_info`
 (it needs no image). oracle_s1 follows `s2/plan` and publishes `cmd_vel` and `s1/state`. Both read the true pose from
-`ground_truth`, which the simulator publishes with the stamps of the frames.
+`ground_truth`, which the simulator publishes with the stamps of the frames. Instructions of people work as far as
+understanding.py goes.
 """
 
 from __future__ import annotations
 
 import array
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import Twist
-from nav_msgs.msg import Odometry
+from geometry_msgs.msg import Point as PointMessage
+from geometry_msgs.msg import Pose as PoseMessage
+from geometry_msgs.msg import PoseStamped, Twist
+from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
@@ -26,6 +31,7 @@ from nav_msgs_ext.msg import ControllerState, S2Plan
 
 from .episodes import Episode
 from .evaluation import PLANNERS
+from .grid import Point
 from .oracles import (
     KIND_ACTIONS,
     KIND_PIXEL_GOAL,
@@ -38,6 +44,7 @@ from .oracles import (
 )
 from .parameters import OracleParameters, episode_named
 from .simulator import Pose, yaw_of
+from .understanding import goals_of, things_in
 
 MEMORY = 400  # poses kept to look up those of frames
 POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
@@ -65,12 +72,9 @@ class _OracleNode(ManagedNode):
 
     def _on_episode(self, message: String) -> None:
         self._poses.clear()
-        self._episode = None
-        if not message.data:
-            self.incidents.report("episode", "the simulator runs no episode: an oracle knows no goal then")
-            return
-        self._episode = episode_named(message.data)
-        self.begin(self._episode)
+        self._episode = episode_named(message.data) if message.data else None
+        if self._episode is not None:
+            self.begin(self._episode)
 
     def _on_pose(self, message: Odometry) -> None:
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
@@ -104,7 +108,7 @@ class OracleS2(_OracleNode):
 
     def configure(self, parameters: OracleParameters) -> None:
         super().configure(parameters)
-        self._planner: OraclePlanner | RandomPlanner | None = None
+        self._planner: OraclePlanner | RandomPlanner | _AtALoss | None = None
         # As S2's: later processes have larger ids.
         self._episode_id = time.time_ns() >> 20 << 20
         self._plans = 0
@@ -114,9 +118,10 @@ class OracleS2(_OracleNode):
         self._frame: Header | None = None  # the newest one
         self._planned_ns = -1  # stamp of the frame planned on last
         self._publisher = self.managed_publisher(S2Plan, "s2/plan", qos.LATCHED)
+        # Before the frames: of an instruction and a frame at hand the instruction comes first.
+        self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
         self.managed_subscription(ControllerState, "s1/state", self._on_state, qos.NEWEST_STATE)
-        self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self.managed_service(Trigger, "~/reset", self._on_reset)
 
     def deactivate(self) -> None:
@@ -132,11 +137,17 @@ class OracleS2(_OracleNode):
         response.success, response.message = True, "episode ended; waiting for an instruction"
         return response
 
-    def _on_instruction(self, _: String) -> None:
+    def _on_instruction(self, message: String) -> None:
         if self._episode is None:
             self.incidents.report("instruction", "an instruction, but the simulator runs no episode: not followed")
             return
-        self._planner = PLANNERS[self._settings.planner](self._episode, self._settings.cameras())
+        episode, flat = self._episode, self._episode.flat
+        if message.data != episode.instruction:  # a person's
+            episode = replace(episode, instruction=message.data, goals=goals_of(flat, message.data))
+        if episode.goals:
+            self._planner = PLANNERS[self._settings.planner](episode, self._settings.cameras())
+        else:
+            self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(flat)}.")
         self._episode_id += 1
         self._plans, self._under_way = 0, True
         self._frame = None  # the first plan is made from a frame that comes after the instruction
@@ -154,6 +165,10 @@ class OracleS2(_OracleNode):
     def _on_frame(self, message: CameraInfo) -> None:
         self._frame = message.header
         self._plan_if_due()
+
+    def _on_pose(self, message: Odometry) -> None:
+        super()._on_pose(message)
+        self._plan_if_due()  # the pose of the frame may be what was missing
 
     def _plan_if_due(self) -> None:
         if not (self.is_active and self._under_way) or self._frame is None or self._asked_from_ns is None:
@@ -179,6 +194,16 @@ class OracleS2(_OracleNode):
         self._sent_at = time.monotonic()
 
 
+class _AtALoss:
+    """Plans for an instruction that names nothing in the flat: STOP, and why."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+
+    def plan(self, _: Pose) -> PlanMade:
+        return PlanMade(KIND_ACTIONS, (STOP,), answer=self._answer)
+
+
 class OracleS1(_OracleNode):
     """See the module."""
 
@@ -191,9 +216,10 @@ class OracleS1(_OracleNode):
         self._newest_plan = (0, 0)
         self._turning = False
         self._frames = 0  # since the frame of the plan
-        self._frame_stamp_ns = 0
+        self._plan_stamp_ns = self._frame_stamp_ns = 0
         self._command_publisher = self.managed_publisher(Twist, "cmd_vel", qos.NEWEST_STATE)
         self._state_publisher = self.managed_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
+        self._path_publisher = self.managed_publisher(Path, "s1/path", qos.DEFAULT)
         self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
         self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
         period = 1.0 / parameters.control_rate
@@ -212,9 +238,11 @@ class OracleS1(_OracleNode):
 
     def _on_frame(self, message: CameraInfo) -> None:
         self._frame_stamp_ns = to_nanoseconds(message.header.stamp)
-        self._frames += 1
+        self._frames += self._frame_stamp_ns > self._plan_stamp_ns
         if self._controller is not None and self.is_active:
             self._send_state(self._controller)
+            if self._controller.path and self._path_publisher.get_subscription_count():
+                self._send_path(self._controller.path, message.header)
 
     def _on_plan(self, message: S2Plan) -> None:
         number = (message.episode_id, message.plan_number)
@@ -228,7 +256,7 @@ class OracleS1(_OracleNode):
         if message.episode_id != self._newest_plan[0]:
             self._controller.stopped = False
         self._newest_plan = number
-        self._frames = int(stamp_ns < self._frame_stamp_ns)
+        self._plan_stamp_ns, self._frames = stamp_ns, int(stamp_ns < self._frame_stamp_ns)
         self._turning = message.kind == S2Plan.KIND_ACTIONS
         goal = (message.pixel_goal_column, message.pixel_goal_row)
         size = (message.image_width, message.image_height)
@@ -251,6 +279,12 @@ class OracleS1(_OracleNode):
         if self._controller is not None:
             self._send_state(self._controller)
 
+    def _send_path(self, path: Sequence[Point], frame: Header) -> None:
+        """For people; S1's own is in the frame of odometry, this one in that of the map the oracle knows."""
+        header = Header(stamp=frame.stamp, frame_id="map")
+        poses = [PoseMessage(position=PointMessage(x=x, y=y)) for x, y in path]
+        self._path_publisher.publish(Path(header=header, poses=[PoseStamped(header=header, pose=p) for p in poses]))
+
     def _send_state(self, controller: OracleController) -> None:
         state = ControllerState(header=Header(stamp=to_stamp(self._frame_stamp_ns), frame_id="base_link"))
         state.episode_id, state.plan_number = self._newest_plan
@@ -263,6 +297,7 @@ class OracleS1(_OracleNode):
             state.frames_from = to_stamp(self._newest_ns)
         else:
             state.state = ControllerState.TURNING if self._turning else ControllerState.FOLLOWING
+            state.path_wanted = not self._turning  # a frame is answered: the next plan may be due
             if not self._turning and self._frames >= self._settings.plan_step_gap:
                 state.ask = ControllerState.ASK_STEP_GAP
         state.actions_left = controller.actions_left

@@ -93,11 +93,12 @@ class S2Planner(ManagedNode):
         compressed = parameters.rgb_transport == "compressed"
         kind = CompressedImage if compressed else Image
         self._to_rgb = images.rgb_from_compressed if compressed else images.rgb_from_image
-        # Before rgb: of two images at hand the tilted camera's comes first, so that a plan can use it.
+        # The order counts when several messages are at hand: the instruction comes before the frame to plan on, and
+        # so does the image of the tilted camera that goes with it.
+        self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         if parameters.use_look_down:
             self.managed_subscription(kind, "rgb_look_down", self._on_look_down, qos.NEWEST_FRAME)
         self.managed_subscription(kind, "rgb", self._on_rgb, qos.NEWEST_FRAME)
-        self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
         self.managed_subscription(ControllerState, "s1/state", self._on_controller_state, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
         for warning in self.image_transport_warnings():

@@ -1,0 +1,213 @@
+"""The real planner and controller for the simulator's fast path: episodes in one process, without ROS.
+
+The same modules as in the nodes, called in the order of lock-step (nav_sim/lockstep.py): odometry and command, then
+the camera frame with depth scan and path, then the plan. `nav_sim.evaluation` runs them:
+
+    evaluate(settings, output, InProcess(Parts(settings.s2, settings.s1, settings.seed)))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from dual_nav_util.stamps import from_seconds
+from nav_sim.camera import Camera
+from nav_sim.episodes import Episode
+from nav_sim.evaluation import CONTROLLERS, PLANNERS, Controller, Frame, Oracles, Planner
+from nav_sim.oracles import KIND_ACTIONS, KIND_PIXEL_GOAL, KIND_TRAJ_LATENTS, PlanMade
+from nav_sim.scene import ROBOT_RADIUS
+from nav_sim.simulator import Simulator
+from s1_controller_node import parameters as s1_parameters
+from s1_controller_node.controller import Controller as S1Controller
+from s1_controller_node.controller import GoalKinds
+from s1_controller_node.frames import FrameRing
+from s1_controller_node.geometry import Twist2D
+from s1_controller_node.modes import Ask
+from s1_controller_node.motion import MotionCommand, MotionLayer
+from s1_controller_node.obstacles import Intrinsics
+from s1_controller_node.odometry import OdometrySample
+from s1_controller_node.path_maker import PathMaker
+from s1_controller_node.plan_intake import PlanRefused
+from s1_controller_node.policy import TrajectoryPolicy, load_policy
+from s1_controller_node.preparation import FramePreparation
+from s1_controller_node.stop_rules import State
+from s2_planner_node import planner as s2
+from s2_planner_node.answer import AnswerError
+
+EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
+ROBOT_HEIGHT = 0.7  # metres, camera included
+MILLIMETRE = np.float32(1e-3)
+KINDS = {"actions": KIND_ACTIONS, "pixel_goal": KIND_PIXEL_GOAL, "traj_latents": KIND_TRAJ_LATENTS}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Who drives: planner and controller are oracles or checkpoint folders.
+
+    seed: of the controller's noise, anew in each episode. s1_options, s2_options: parameters of the nodes beyond the
+    model, as (name, value). torch_threads: of each process.
+    """
+
+    s2: str = "oracle"
+    s1: str = "oracle"
+    seed: int = 0
+    s1_options: tuple[tuple[str, object], ...] = ()
+    s2_options: tuple[tuple[str, object], ...] = ()
+    torch_threads: int = 1
+
+    def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner:
+        if self.s2 in PLANNERS:
+            return Oracles(s2=self.s2).planner(episode, cameras)
+        torch.set_num_threads(self.torch_threads)
+        planner = _load_planner(self.s2, self.s2_options)
+        planner.start_episode(episode.instruction)
+        return RealPlanner(planner)
+
+    def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller:
+        if self.s1 in CONTROLLERS:
+            return Oracles(s1=self.s1).controller(episode, cameras)
+        torch.set_num_threads(self.torch_threads)
+        level = cameras["level"]
+        parameters = s1_parameters.Parameters(
+            model=self.s1,
+            seed=self.seed,
+            camera_height=level.height,
+            camera_x=level.forward,
+            robot_radius=ROBOT_RADIUS,
+            robot_height=ROBOT_HEIGHT,
+        )
+        parameters = dataclasses.replace(parameters, **dict(self.s1_options))
+        return RealController(_load_policy(parameters), parameters, level)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_planner(folder: str, options: tuple[tuple[str, object], ...]) -> s2.Planner:
+    """One planner at a time is kept between episodes."""
+    return s2.load_planner(folder, s2.PlannerConfig(**dict(options)))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_policy(parameters: s1_parameters.Parameters) -> TrajectoryPolicy:
+    return load_policy(parameters.model, parameters.policy_config())
+
+
+class RealPlanner:
+    """S2 in nav_sim's closed loop."""
+
+    def __init__(self, planner: s2.Planner) -> None:
+        self._planner = planner
+
+    def plan(self, frame: Frame) -> PlanMade | None:
+        """A plan from a camera frame; None when the model's answer is no plan."""
+        try:
+            plan = self._planner.step(frame.rgb, frame.look_down)
+        except AnswerError:
+            return None
+        return PlanMade(
+            KINDS[plan.kind],
+            plan.actions,
+            plan.pixel_goal,
+            plan.image_size,
+            plan.look_down,
+            plan.answer,
+            plan.traj_latents,
+        )
+
+
+class RealController:
+    """S1 in nav_sim's closed loop; one per episode."""
+
+    def __init__(self, policy: TrajectoryPolicy, parameters: s1_parameters.Parameters, camera: Camera) -> None:
+        self._parameters = parameters
+        self._intrinsics = Intrinsics(
+            camera.width, camera.height_px, camera.focal, camera.focal, camera.centre[0], camera.centre[1]
+        )
+        self._policy = policy
+        self._preparation = FramePreparation(policy, from_seconds(parameters.pairing_tolerance), with_depth=False)
+        self._path_maker = PathMaker(policy, parameters.selection, parameters.robot_radius, parameters.seed)
+        self._ring = FrameRing(parameters.frame_memory)
+        self._motion = MotionLayer(parameters.motion_config())
+        goals = GoalKinds(latents=policy.needs_latents, pixel_goal=not policy.needs_latents)
+        self._controller = S1Controller(goals, self._ring, self._motion)
+        self._now_ns = EPOCH_NS
+        self._frame_ns = 0
+        self._plans = 0
+        self._said: MotionCommand | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """STOP was reached."""
+        return self._said is not None and self._said.state == State.ARRIVED
+
+    @property
+    def asks(self) -> bool:
+        """Whether a plan is wanted from the frame seen last."""
+        said = self._said
+        return said is not None and said.ask != Ask.NO and self._frame_ns >= (said.frames_from_ns or 0)
+
+    def command(self, simulator: Simulator) -> tuple[float, float]:
+        """Take in odometry; the velocity command of this control period, m/s and rad/s."""
+        self._now_ns = EPOCH_NS + simulator.time_ns
+        pose = simulator.odometry
+        sample = OdometrySample(self._now_ns, np.array([pose.x, pose.y, pose.yaw]), Twist2D(*simulator.velocity))
+        self._motion.on_odometry(sample)
+        return self._command()
+
+    def see(self, frame: Frame) -> tuple[float, float] | None:
+        """Work on a camera frame; the command if a path came of it."""
+        self._frame_ns = self._now_ns
+        depth = np.multiply(frame.depth, MILLIMETRE, dtype=np.float32)
+        prepared = self._preparation.rgb(self._frame_ns, frame.rgb)
+        if self._preparation.with_depth:
+            prepared = self._preparation.depth(self._frame_ns, depth)
+        if self._parameters.obstacle_stop:
+            self._motion.on_depth(self._frame_ns, depth, self._intrinsics)
+        assert prepared is not None  # both halves have the same stamp
+        self._ring.add(prepared)
+        self._motion.on_frame(self._frame_ns)
+        task = self._controller.task(self._frame_ns)
+        if task is None:
+            return None
+        try:
+            self._path_maker.set_goal(task.plan, task.goal_frame)
+            made = self._path_maker.make(self._ring.newest_until(self._frame_ns, self._policy.memory_frames))
+            followed = self._controller.path_ready(task, made.stamp_ns, made.path, made.conversion(), self._now_ns)
+        except (ValueError, ArithmeticError, RuntimeError) as error:  # as in the node: stand until the next plan
+            self._controller.inference_failed(task, f"no path: {error}")
+            followed = True
+        return self._command() if followed else None
+
+    def set_plan(self, plan: PlanMade, frame: Frame) -> tuple[float, float]:
+        """Follow a plan made from the frame seen last; the command of now."""
+        latents = plan.traj_latents
+        message = SimpleNamespace(
+            header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)),
+            episode_id=1,
+            plan_number=self._plans,
+            kind=plan.kind,
+            actions=plan.actions,
+            pixel_goal_column=plan.pixel_goal[0] if plan.pixel_goal else -1,
+            pixel_goal_row=plan.pixel_goal[1] if plan.pixel_goal else -1,
+            image_width=plan.image_size[0],
+            image_height=plan.image_size[1],
+            look_down=plan.look_down,
+            traj_latents_shape=() if latents is None else latents.shape,
+            traj_latents=() if latents is None else latents.ravel(),
+        )
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._frame_ns, 1_000_000_000)
+        self._plans += 1
+        # A plan that is refused: what is followed stays in force, and S1 goes on asking.
+        with contextlib.suppress(PlanRefused, LookupError):
+            self._controller.plan_arrived(message, self._now_ns)
+        return self._command()
+
+    def _command(self) -> tuple[float, float]:
+        self._said = self._controller.command(self._now_ns, self._now_ns / 1e9).motion
+        return self._said.v, self._said.omega
