@@ -119,6 +119,18 @@ def test_frozen_and_joint_planner_give_the_same_latents_and_gradients_of_the_que
     assert gradients[0][1].abs().max() > 1e-5
 
 
+def test_the_loss_of_the_answers_is_transformers_own(source, data):
+    module, batch = load_module("s2", source).eval(), batch_of("s2", source, data, [0, 1, 2, 3])
+    with torch.no_grad():
+        ours = module(**batch)["losses"].item()
+        kinds = (batch["input_ids"] == module.image_token_id).int()
+        theirs = module.network(**batch, mm_token_type_ids=kinds, use_cache=False).loss.item()
+        del batch["position_ids"]  # worked out by transformers from ids and image grids
+        without_positions = module.network(**batch, mm_token_type_ids=kinds, use_cache=False).loss.item()
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(without_positions, rel=1e-5)
+
+
 def test_a_conversation_in_a_padded_batch_has_the_loss_it_has_alone(source, data):
     module = load_module("s2", source).eval()
     training_set, collate = open_data("s2", CONFIG, source, data)
