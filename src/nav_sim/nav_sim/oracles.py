@@ -196,6 +196,11 @@ class OracleController:
         return not self._path and not self._actions and self._target is None
 
     @property
+    def path(self) -> list[Point]:
+        """What is left of the path being followed, in the frame of the flat."""
+        return self._path
+
+    @property
     def actions_left(self) -> int:
         """Discrete actions not yet done, the running one included."""
         return len(self._actions) + (self._target is not None)

@@ -132,6 +132,8 @@ def segments(line: np.ndarray, height: float) -> np.ndarray:
     return np.stack([raised[:-1], raised[1:]], axis=1)
 
 
-def length(line: np.ndarray) -> float:
-    """Metres along a polyline (N, 2)."""
-    return float(np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1).sum())
+def dense(line: np.ndarray, spacing: float = 0.05) -> np.ndarray:
+    """Points (M, 2) along a polyline (N, 2), no farther apart than `spacing` metres: so that parts can be seen."""
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line[:, :2], axis=0), axis=1))])
+    places = np.union1d(along, np.arange(0.0, along[-1], spacing))
+    return np.stack([np.interp(places, along, line[:, axis]) for axis in (0, 1)], axis=1)

@@ -30,7 +30,7 @@ from dual_nav_util.managed_node import ManagedNode
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan
 
-from .geometry import Camera, Pose
+from .geometry import Camera, Pose, dense
 from .memory import SeenObstacles, Track
 from .page import Page, View
 from .parameters import ViewerParameters
@@ -41,6 +41,7 @@ STOP_TIMEOUT = 3.0  # s to wait for the drawing thread at the end
 STALE = 1.5  # s after which a path or candidates no longer say what the robot is about to do
 MANY_FRAMES = 20  # depth images kept to find the one a plan was made from
 CLOUD_STEP, CLOUD_REACH, CLOUD_TOP = 6, 6.0, 1.9  # pixels, m, m
+MAP_FRAME = "map"
 OBSTACLE_HEIGHTS = (0.08, 1.0)  # m above the floor
 
 
@@ -226,6 +227,8 @@ class NavViewer(ManagedNode):
         camera = self._camera(newest.get("camera_info"))
         goal = self._goal_of(plan, camera)
         path = _line_of(newest["s1/path"]) if age.get("s1/path", math.inf) < STALE else None
+        if path is not None and newest["s1/path"].header.frame_id == MAP_FRAME:  # of the simulator's oracle
+            path = map_from_odom.inverse().place(path)
         candidates = _candidates_of(newest["s1/candidates"]) if age.get("s1/candidates", math.inf) < STALE else []
 
         depth = cloud = cloud_pose = None
@@ -346,11 +349,13 @@ class NavViewer(ManagedNode):
         if pose is None:
             return None, None
         here = pose.inverse()
-        on_floor = None if path is None else np.column_stack([path, np.zeros(len(path))])
-        return (
-            None if on_floor is None else camera.pixels_of(here.place(on_floor)),
-            None if goal is None else camera.pixels_of(here.place(goal[None]))[0],
-        )
+        shown_path = shown_goal = None
+        if path is not None and len(path) > 1:
+            line = dense(path)
+            shown_path = camera.pixels_of(here.place(np.column_stack([line, np.zeros(len(line))])))
+        if goal is not None:
+            shown_goal = camera.pixels_of(here.place(goal[None]))[0]
+        return shown_path, shown_goal
 
     # ---------------------------------------------------------------------------------------------- diagnostics
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Page:
         on_stop: Callable[[], None],
         on_release: Callable[[], None],
     ) -> None:
+        logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a browser that goes away is no error
         with contextlib.redirect_stdout(io.StringIO()):  # its banner; the node says the address
             self._server = viser.ViserServer(host=host, port=port, label="Dual-system navigation", verbose=False)
         self.address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self._server.get_port()}"
@@ -89,7 +91,8 @@ class Page:
         return bool(self._server.get_clients())
 
     def close(self) -> None:
-        self._server.stop()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._server.stop()
 
     # ------------------------------------------------------------------------------------------------- making
 
