@@ -82,3 +82,49 @@ def test_every_argument_says_what_it_is_for(path):
 def test_a_mode_that_does_not_exist_is_refused():
     with pytest.raises(LaunchFileError, match="mode:='fast' must be one of sync, partial_async"):
         load(FILES[0], {"model": "m", "mode": "fast"})
+
+
+SIM = SHARE / "launch" / "sim.launch.xml"
+
+
+def test_in_the_simulator_each_of_both_is_the_real_one_or_the_oracle():
+    labels = [process.label for process in load(SIM, {"model": "m"})]
+    assert labels == ["nav_sim", "s2_planner", "s1_controller"]
+    labels = [process.label for process in load(SIM, {"s1": "oracle", "s2": "oracle"})]
+    assert labels == ["nav_sim", "oracle_s2", "oracle_s1"]
+    assert 'planner:="random"' in load(SIM, {"s1": "oracle", "s2": "random"})[1].command
+    with pytest.raises(LaunchFileError, match="s2:='best' must be one of real, oracle, random"):
+        load(SIM, {"s2": "best"})
+
+
+def test_the_simulators_time_is_its_own_and_the_others_follow_it():
+    sim, s2, s1 = load(SIM, {"model": "m"})
+    assert "use_sim_time:=false" in sim.command
+    assert "use_sim_time:=true" in s2.command
+    assert {"use_sim_time:=true", "lock_step:=false"} <= set(s1.command)
+    sim, s2, s1 = load(SIM, {"model": "m", "time": "real"})
+    assert "use_sim_time:=false" in s2.command
+    for waits_for in ("controller", "planner_and_controller"):
+        assert "lock_step:=true" in load(SIM, {"model": "m", "wait_for": waits_for})[2].command
+        assert "lock_step:=true" in load(SIM, {"s1": "oracle", "s2": "oracle", "wait_for": waits_for})[2].command
+
+
+def test_the_nodes_know_the_simulated_robot():
+    yaml = pytest.importorskip("yaml")
+    from nav_sim.camera import Camera
+    from nav_sim.scene import ROBOT_RADIUS
+
+    (file,) = words_after(load(SIM, {"model": "m"})[2].command, "--params-file")
+    settings = {name: part["ros__parameters"] for name, part in yaml.safe_load(Path(file).read_text()).items()}
+    s1 = settings["/**/s1_controller"]
+    assert (s1["camera_height"], s1["camera_x"], s1["robot_radius"]) == (
+        Camera().height,
+        Camera().forward,
+        ROBOT_RADIUS,
+    )
+    assert settings["/**/s2_planner"]["use_look_down"]
+
+
+def test_a_run_is_recorded_when_asked_for():
+    labels = [process.label for process in load(FILES[0], {"model": "m", "record": "true"})]
+    assert "recorder" in labels

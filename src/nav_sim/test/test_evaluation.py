@@ -3,16 +3,18 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from nav_sim.episodes import make_episode
-from nav_sim.evaluation import ResumeError, Settings, evaluate, run_episode, table
+from nav_sim.evaluation import InProcess, Oracles, Output, ResumeError, Settings, evaluate, run_episode, table
 from nav_sim.grid import path_length
 from nav_sim.judge import Judge, mean_interval, summarise, wilson_interval
 from nav_sim.oracles import (
     FORWARD,
     KIND_ACTIONS,
     KIND_PIXEL_GOAL,
+    KIND_TRAJ_LATENTS,
     LOOK_DOWN,
     STOP,
     TURN_LEFT,
@@ -29,14 +31,12 @@ SETTINGS = Settings(seed=9, episodes=6, simulator=Config(look="plain"))
 
 def test_the_constants_are_those_of_the_messages():
     messages = pytest.importorskip("nav_msgs_ext.msg", reason="the workspace is not sourced")
-    from nav_sim import lockstep
-
     plan = messages.S2Plan
     assert (plan.KIND_ACTIONS, plan.KIND_PIXEL_GOAL) == (KIND_ACTIONS, KIND_PIXEL_GOAL)
+    assert plan.KIND_TRAJ_LATENTS == KIND_TRAJ_LATENTS
     actions = (plan.ACTION_STOP, plan.ACTION_FORWARD, plan.ACTION_TURN_LEFT, plan.ACTION_TURN_RIGHT)
     assert actions == (STOP, FORWARD, TURN_LEFT, TURN_RIGHT)
     assert plan.ACTION_LOOK_DOWN == LOOK_DOWN
-    assert messages.ControllerState.FOLLOWING == lockstep.FOLLOWING
 
 
 @pytest.mark.parametrize("family", ["object", "relation", "route"])
@@ -44,7 +44,7 @@ def test_the_constants_are_those_of_the_messages():
 def test_the_oracles_solve_the_tasks_without_touching_anything(rendering, family, number):
     episode = make_episode("test", 9, family, number)
     with Simulator(episode.flat, SETTINGS.simulator) as simulator:
-        run = run_episode(episode, SETTINGS, simulator)
+        run = run_episode(episode, SETTINGS, simulator, Oracles())
     result = run.result
     assert result.success, result
     assert result.collisions == 0
@@ -92,14 +92,14 @@ def test_the_controller_turns_and_steps_by_what_the_actions_say():
 def test_a_stop_counts_only_near_the_goal_and_with_it_in_view(rendering):
     episode = make_episode("test", 9, "object", 1)
     with Simulator(episode.flat, SETTINGS.simulator) as simulator:
-        run_episode(episode, SETTINGS, simulator)
+        run_episode(episode, SETTINGS, simulator, Oracles())
         at_goal = simulator.pose
 
         def verdict(pose, outcome="stopped"):
             simulator.reset(pose.x, pose.y, pose.yaw)
             judge = Judge(episode)
-            judge.observe(pose)
-            return judge.result(simulator, outcome, 1)
+            judge.observe(0.0, pose)
+            return judge.result(simulator, outcome, plans=1, collisions=0, decided=0.0)
 
         assert verdict(at_goal).success
         assert not verdict(at_goal, "timeout").success
@@ -115,23 +115,59 @@ def test_a_stop_counts_only_near_the_goal_and_with_it_in_view(rendering):
             verdict(at_goal, "won")
 
 
+def test_what_counts_is_where_the_robot_comes_to_rest_after_the_stop():
+    episode = make_episode("test", 9, "object", 1)
+    judge = Judge(episode)
+    start = episode.start
+    for frame in range(12):
+        moved = min(frame, 4) * 0.05  # metres: rolls for 0.4 s
+        judge.observe(frame * 0.1, Pose(start.x + moved, start.y, start.yaw))
+        assert judge.at_rest == (frame >= 9)  # half a second later
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        result = judge.result(simulator, "stopped", plans=1, collisions=0, decided=0.2)
+    assert result.time == pytest.approx(0.4)
+    assert result.path_length == pytest.approx(0.2)
+
+
+def test_a_video_is_h264_with_camera_and_map_side_by_side(rendering, tmp_path):
+    import cv2
+
+    settings = Settings(seed=9, episodes=1, families=("object",), simulator=Config(look="plain"))
+    evaluate(settings, Output(tmp_path, pictures=False, video=True), InProcess(Oracles()), processes=1, quiet=True)
+    (path,) = (tmp_path / "videos").iterdir()
+    assert path.name == "test-9-object-0000.mp4"
+    assert b"avc1" in path.read_bytes()
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := video.read())[0]:
+        frames.append(read[1][..., ::-1])
+    (result,) = (json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines())
+    assert len(frames) == pytest.approx(result["time"] * 10, abs=7)  # and half a second at rest
+    assert frames[0].shape[0] == 480 + 64
+    assert frames[0][:480, :640].std() > 10  # a picture, not a blank one
+    blue = (np.abs(frames[-1][:480, 640:].astype(int) - (30, 90, 230)).sum(axis=2) < 60).sum()
+    assert blue > 100  # the path driven
+
+
 def test_acting_at_random_fails(rendering, tmp_path):
     summary = evaluate(
         Settings(seed=9, episodes=9, s2="random", time_limit=40.0, simulator=Config(look="plain")),
-        tmp_path, processes=1, with_pictures=False, quiet=True,
+        Output(tmp_path, pictures=False), InProcess(Oracles(s2="random")), processes=1, quiet=True,
     )  # fmt: skip
     assert summary["all"]["success"]["value"] <= 1 / 9
 
 
 def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_path):
-    whole = evaluate(SETTINGS, tmp_path / "whole", processes=1, with_pictures=True, quiet=True)
+    oracles = InProcess(Oracles())
+    whole = evaluate(SETTINGS, Output(tmp_path / "whole"), oracles, processes=2, quiet=True)
     assert len(list((tmp_path / "whole" / "pictures").glob("*.png"))) == SETTINGS.episodes
     folder = tmp_path / "cut"
-    evaluate(Settings(seed=9, episodes=3, simulator=Config(look="plain")), folder, 1, False, True)
+    cut = Output(folder, pictures=False)
+    evaluate(Settings(seed=9, episodes=3, simulator=Config(look="plain")), cut, oracles, 1, True)
     log = folder / "episodes.jsonl"
     lines = log.read_text().splitlines()
     log.write_text("\n".join(lines[:2]) + "\n" + lines[2][:40])  # killed while writing the third
-    resumed = evaluate(SETTINGS, folder, processes=1, with_pictures=False, quiet=True)
+    resumed = evaluate(SETTINGS, cut, oracles, processes=1, quiet=True)
     for part in ("all", "object", "relation", "route"):
         assert resumed[part] == whole[part]
     assert [json.loads(line)["name"] for line in log.read_text().splitlines()[:2]] == [
@@ -139,7 +175,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_pat
     ]
     assert "object" in table(resumed)
     with pytest.raises(ResumeError, match="other settings"):
-        evaluate(Settings(seed=8, episodes=3, simulator=Config(look="plain")), folder, 1, False, True)
+        evaluate(Settings(seed=8, episodes=3, simulator=Config(look="plain")), cut, oracles, 1, True)
 
 
 def test_confidence_intervals_are_those_of_the_books():
@@ -156,7 +192,7 @@ def test_confidence_intervals_are_those_of_the_books():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"s2": "genius"}, "S2: expected one of oracle, random, got 'genius'"),
+        ({"s2": "genius"}, "S2: expected oracle, random or a checkpoint folder, got 'genius'"),
         ({"families": ("poem",)}, "families: expected some of"),
         ({"episodes": 0}, "episodes: expected a positive number, got 0"),
     ],

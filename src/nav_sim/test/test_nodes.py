@@ -14,11 +14,14 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not sourced")
 from geometry_msgs.msg import Twist  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from std_msgs.msg import String, UInt32  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from dual_nav_util import images, qos  # noqa: E402
 from dual_nav_util.stamps import to_nanoseconds, to_stamp  # noqa: E402
@@ -138,12 +141,13 @@ def test_the_oracles_solve_an_episode_over_dds(rendering, domain, wait_for):
         ground_truth=(Odometry, qos.ODOMETRY), collisions=(UInt32, qos.LATCHED),
     )  # fmt: skip
     got = listener.got
-    world = ("look:=plain", "rate:=3.0", f"wait_for:={wait_for}", "plan_step_gap:=10")
-    episode = f"episode:={EPISODE}"
+    world = ("look:=plain", "rate:=3.0", f"wait_for:={wait_for}", "publish_instruction:=true")
+    # As sim.launch.xml does it; without lock-step the control period is one of real time.
+    control = ("lock_step:=true", "use_sim_time:=true") if wait_for != "nobody" else ("control_rate:=60.0",)
     with (
-        process("oracle_s2", episode),
-        process("oracle_s1", episode, "control_rate:=60.0"),
-        process("nav_sim", episode, *world),
+        process("oracle_s2"),
+        process("oracle_s1", *control),
+        process("nav_sim", f"episode:={EPISODE}", *world),
     ):
         arrived = ControllerState.ARRIVED
         listener.until(
@@ -176,6 +180,43 @@ def test_a_wrong_parameter_is_named_and_nothing_runs(domain):
     assert "parameter 'episode' is 'test-0-poem-0001'" in line
 
 
+def test_another_episode_is_loaded_into_the_running_simulator_and_time_goes_on(rendering, domain):
+    listener = Listener(episode=(String, qos.LATCHED), ground_truth=(Odometry, qos.ODOMETRY),
+                        instruction=(String, qos.LATCHED), clock=(Clock, qos.NEWEST_STATE))  # fmt: skip
+    got, other = listener.got, make_episode("test", 0, "route", 1)
+    with process("nav_sim", f"episode:={EPISODE}", "look:=plain"):
+        listener.until(lambda: got["episode"], "nothing is loaded")
+        assert got["episode"][0].data == EPISODE
+        listener.until(lambda: len(got["clock"]) > 5, "no clock")
+        before = to_nanoseconds(got["clock"][-1].clock)
+
+        def call(kind, name, request):
+            client = listener.node.create_client(kind, name)
+            listener.until(client.service_is_ready, f"no {name}")
+            future = client.call_async(request)
+            listener.until(future.done, f"{name} does not answer")
+            return future.result()
+
+        name = Parameter("episode", value=other.name).to_parameter_msg()
+        answer = call(SetParameters, "nav_sim/set_parameters", SetParameters.Request(parameters=[name]))
+        assert answer.results[0].successful, answer.results[0].reason
+        assert call(Trigger, "nav_sim/reset", Trigger.Request()).success
+        listener.until(lambda: got["episode"][-1].data == other.name, "the other episode does not come")
+        assert not got["instruction"]
+        assert call(Trigger, "nav_sim/instruct", Trigger.Request()).success
+        listener.until(lambda: got["instruction"], "no instruction")
+        assert got["instruction"][0].data == other.instruction
+        listener.until(lambda: to_nanoseconds(got["clock"][-1].clock) > before, "time stands still")
+        times = [to_nanoseconds(message.clock) for message in got["clock"]]
+        assert times == sorted(times)
+        pose = got["ground_truth"][-1].pose.pose.position
+        assert (pose.x, pose.y) == pytest.approx((other.start.x, other.start.y), abs=1e-6)
+        bad = Parameter("episode", value="test-0-poem-0001").to_parameter_msg()
+        answer = call(SetParameters, "nav_sim/set_parameters", SetParameters.Request(parameters=[bad]))
+        assert "test-0-poem-0001" in answer.results[0].reason
+    listener.close()
+
+
 def test_a_plan_that_the_controller_missed_is_made_again(domain):
     from nav_sim.oracle_node import ACKNOWLEDGE_TIMEOUT, OracleS2
 
@@ -184,6 +225,7 @@ def test_a_plan_that_the_controller_missed_is_made_again(domain):
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         start = make_episode("test", 0, "object", 0).start
+        node._on_episode(String(data="test-0-object-0000"))
 
         def frame(number):
             pose, info = Odometry(), CameraInfo()
@@ -195,16 +237,19 @@ def test_a_plan_that_the_controller_missed_is_made_again(domain):
             node._on_frame(info)
 
         frame(0)
-        assert node._plans == 1
+        assert node._plans == 0  # nobody has said what to do
+        node._on_instruction(String(data="Go."))
         frame(1)
+        assert node._plans == 1
+        frame(2)
         assert node._plans == 1  # S1 has not said anything yet
         node._on_state(ControllerState())
-        frame(2)
+        frame(3)
         assert node._plans == 1  # too early to call it missed
         node._sent_at -= ACKNOWLEDGE_TIMEOUT
         node._on_state(ControllerState())
         node._on_state(ControllerState())
-        frame(3)
+        frame(4)
         assert node._plans == 2
     finally:
         node.close()
