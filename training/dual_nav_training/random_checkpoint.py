@@ -206,9 +206,9 @@ def _write_files(
     else:
         tokenizer = build_tokenizer(config, answers)
         tokenizer.save(str(folder / "tokenizer.json"))
-        write_json(folder / "tokenizer_config.json", _tokenizer_config())
+        write_json(folder / "tokenizer_config.json", tokenizer_config(CHAT_TEMPLATE))
         write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-        write_json(folder / "preprocessor_config.json", _preprocessor_config(config))
+        write_json(folder / "preprocessor_config.json", preprocessor_config(config))
         write_json(
             folder / "generation_config.json",
             {"bos_token_id": config["bos_token_id"], "do_sample": False, "eos_token_id": config["eos_token_id"]},
@@ -250,10 +250,11 @@ def random_tensor(key: str, shape: Sequence[int], seed: int) -> torch.Tensor:
     return 0.2 * value if is_table else value / math.sqrt(math.prod(shape[1:]))
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def tokenizer_config(chat_template: str) -> dict[str, Any]:
+    """Contents of tokenizer_config.json."""
     return {
         "add_prefix_space": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template,
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
         "model_max_length": 131072,
@@ -263,7 +264,8 @@ def _tokenizer_config() -> dict[str, Any]:
     }
 
 
-def _preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def preprocessor_config(config: Mapping[str, Any], max_pixels: int = 12845056) -> dict[str, Any]:
+    """Contents of preprocessor_config.json; larger images than `max_pixels` are made smaller."""
     vision = config["vision_config"]
     return {
         "do_convert_rgb": True,
@@ -273,7 +275,7 @@ def _preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_processor_type": "Qwen2VLImageProcessor",
         "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "max_pixels": 12845056,
+        "max_pixels": max_pixels,
         "merge_size": vision["spatial_merge_size"],
         "min_pixels": 3136,
         "patch_size": vision["patch_size"],

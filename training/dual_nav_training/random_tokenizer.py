@@ -64,39 +64,43 @@ def build_tokenizer(config: Mapping[str, Any], answers: Sequence[str] = ()) -> T
     An answer in which a token comes back (``→→→→``, ``100 200``) becomes one token of its own, because a fixture's
     next token follows from the one before it.
     """
-    tokenizer = _learn()
-    learned = tokenizer.get_vocab_size()
+    tokenizer = learn_tokens(_prompt_text(), _LEARNED_TOKENS)
     whole = [answer for answer in dict.fromkeys(answers) if _repeats(tokenizer.encode(answer).ids)]
-    content = json.loads(tokenizer.to_str())
-    added = {answer: learned + number for number, answer in enumerate(whole)}
-    control = special_token_ids(config["vocab_size"])
+    return with_added_tokens(tokenizer, whole, config["vocab_size"])
+
+
+def with_added_tokens(tokenizer: Tokenizer, whole: Sequence[str], vocab_size: int, **options: bool) -> Tokenizer:
+    """A tokenizer with these texts as tokens of their own, and the control tokens of a vocabulary of that size.
+
+    options: of the added texts, as tokenizers' ``AddedToken`` has them (``single_word``, ``lstrip``).
+    """
+    learned = tokenizer.get_vocab_size()
+    added = {text: learned + number for number, text in enumerate(whole)}
+    control = special_token_ids(vocab_size)
     if learned + len(whole) > min(control.values()):
-        raise ValueError(f"vocab_size {config['vocab_size']} has no room for {len(whole)} answers as tokens")
+        raise ValueError(f"vocab_size {vocab_size} has no room for {len(whole)} texts as tokens")
+    content = json.loads(tokenizer.to_str())
     content["model"]["vocab"].update(added | control)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     content["added_tokens"] = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": token in control,
-        }
-        for token, number in (added | control).items()
-    ]
+        {**plain, **options, "id": number, "content": text, "special": False} for text, number in added.items()
+    ] + [{**plain, "id": number, "content": text, "special": True} for text, number in control.items()]
     return Tokenizer.from_str(json.dumps(content))
 
 
-def _learn() -> Tokenizer:
+def _prompt_text() -> list[str]:
     template = load_template()
-    text = [
+    return [
         template.task.replace("{instruction}", "walk past the table, go straight, turn left, turn right at the door"),
         template.history.replace("{images}", ""),
         template.current.replace("{image}", ""),
         "system\nYou are a helpful assistant.\nuser\nassistant\n",
         *(f"{symbol}\n" for symbol in template.actions),
     ]
+
+
+def learn_tokens(text: Sequence[str], size: int) -> Tokenizer:
+    """Byte-level pair encoding of at most ``size`` tokens learned from ``text``: any other text has tokens, too."""
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -107,9 +111,7 @@ def _learn() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=_LEARNED_TOKENS,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
     tokenizer.train_from_iterator(text, trainer)
     return tokenizer

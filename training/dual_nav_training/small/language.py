@@ -1,0 +1,133 @@
+"""The small planner's words: tokenizer, prompt template and instructions.
+
+Kinds, colours and rooms are one token each, so that an image cell can be compared with a word. Coordinates are whole
+numbers in steps of PIXEL_STEP, one token each. The prompt is the release's protocol in fewer words: the task is the
+instruction itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from dual_nav_training.random_tokenizer import learn_tokens, with_added_tokens
+from nav_sim.episodes import grammar
+from nav_sim.furniture import catalogue
+from nav_sim.worlds import COLOURS as PAINTS
+from nav_sim.worlds import FURNISHING
+from s2_planner_node.prompt import PromptTemplate
+
+KINDS = tuple(sorted({entry.kind for entry in catalogue()} - {"person"}))
+COLOURS = tuple(sorted({*PAINTS, *(entry.colour for entry in catalogue() if entry.colour)}))
+ROOMS = tuple(sorted(FURNISHING))
+
+PIXEL_STEP = 8  # pixels between the coordinates that can be said
+IMAGE_SIZE = (640, 480)  # width, height of the look-down image that coordinates are in
+NUMBERS = tuple(str(number) for number in range(0, max(IMAGE_SIZE), PIXEL_STEP))
+VOCABULARY = 1024
+_LEARNED = 800
+
+TEMPLATE = PromptTemplate(
+    task="{instruction}",
+    history=" before {images}",
+    current=" now {image}",
+    look_down="down {image}",
+    history_separator="\n",
+    image_marker="<image>",
+    actions={"STOP": 0, "↑": 1, "←": 2, "→": 3, "↓": 5},
+)
+# Qwen's format of conversations without a system turn.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build_tokenizer() -> Tokenizer:
+    """Tokenizer of the small planner; the same wherever it is built."""
+    words = [*KINDS, *COLOURS, *ROOMS]
+    sentences = [re.sub(r"\{\w+\}", "", sentence) for sentence in _sentences(grammar("train"))]
+    prompt = "user\nassistant\n before now down"
+    # Repeated, so that each whole word outweighs the pieces it shares with others.
+    text = [*sentences, prompt] * 20 + [f"{blank}{word}" for word in words for blank in ("", " ")] * 3
+    several = [word for word in words if " " in word]
+    return with_added_tokens(
+        learn_tokens(text, _LEARNED),
+        [*several, *TEMPLATE.actions, *NUMBERS],
+        VOCABULARY,
+        single_word=False,
+    )
+
+
+def _sentences(rules: dict[str, Any]) -> list[str]:
+    lists = [list(rule.values()) if isinstance(rule, dict) else rule for rule in rules.values()]
+    return [sentence for sentences in lists for sentence in sentences]
+
+
+def word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:
+    """The token that each word is inside of a sentence. ValueError for a word of several tokens."""
+    tokens = []
+    for word in words:
+        encoded = tokenizer.encode(f"the {word}.").tokens
+        inside = [token for token in encoded[1:-1] if token != "Ġ"]
+        if len(inside) != 1:
+            raise ValueError(f"{word!r} is not one token but {inside}")
+        tokens.append(tokenizer.token_to_id(inside[0]))
+    return tokens
+
+
+# --------------------------------------------------------------------------------------------------- instructions
+
+# Words that an instruction's meaning hangs on. Anything else may be worded otherwise.
+_MEANING = {part for word in (*KINDS, *COLOURS, *ROOMS) for part in word.split()} | set(
+    re.findall(r"\w+", "next beside near left right front behind ahead door through then in the to at")
+)
+_SYLLABLES = re.findall(
+    r"\w+",
+    "ba be bi bo bu ca ce co da de di do el en er es fa fi fo ga ge go ha he hi in is it ju ka ke la le li lo ma me "
+    "mi mo na ne ni no on or pa pe pi po ra re ri ro sa se si so ta te ti to un ur va ve vi wa we wi yo",
+)
+
+
+def object_instruction(rng: np.random.Generator, name: str, several: bool, split: str = "train") -> str:
+    """A sentence of the grammar that sends the robot to an object. several: any of those so named will do."""
+    rules = grammar(split)
+    phrase = _choice(rng, rules["any" if several else "unique"]).format(object=name)
+    sentence = _choice(rng, rules["object"]).format(object=phrase)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence)
+
+
+def with_unknown_words(rng: np.random.Generator, sentence: str) -> str:
+    """The sentence with some words exchanged for made-up ones, or with made-up ones added.
+
+    People word things as no grammar foresees: words that do not matter must not disturb.
+    """
+    if rng.random() < 0.3:
+        return sentence
+    words: list[str] = []
+    for word in sentence.split():
+        core = word.strip(".,:")
+        if core not in _MEANING and rng.random() < 0.25:
+            word = _made_up(rng) + word[len(core) :]
+        words.append(word)
+        if rng.random() < 0.04:
+            words.append(_made_up(rng))
+    before, after = (rng.integers(1, 4) if rng.random() < share else 0 for share in (0.15, 0.1))
+    return " ".join([*(_made_up(rng) for _ in range(before)), *words, *(_made_up(rng) for _ in range(after))])
+
+
+def _made_up(rng: np.random.Generator) -> str:
+    return "".join(rng.choice(_SYLLABLES, size=rng.integers(1, 4)))
+
+
+def _choice(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[rng.integers(len(options))]

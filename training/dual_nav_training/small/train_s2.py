@@ -1,0 +1,154 @@
+"""Train the small planner on views: `python -m dual_nav_training.small.train_s2 --views FOLDER --output RUN`.
+
+Two stages in one run folder: `see`, images only, then `ground`, with questions. Started again it goes on from the
+last checkpoint. The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, TrainingArguments
+
+from dual_nav_training.batches import TrainingSet
+from dual_nav_training.draws import VisitSampler
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder
+from dual_nav_training.small.batches import Ask, Collate, Views
+from dual_nav_training.small.checkpoint import (
+    SYSTEM1_SIZES,
+    dual_config,
+    planner_tensors,
+    write_small_checkpoint,
+)
+from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_tokenizer
+from dual_nav_training.small.network import SmallPlanner, small_config
+from dual_nav_training.small.objective import GroundingTask
+from dual_nav_training.trainer import NavTrainer
+from s2_planner_node.prompt import PromptProtocol
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training."""
+
+    name: str
+    steps: int
+    images: int  # of a step
+    questions: int  # about each image
+    learning_rate: float = 1.2e-3
+
+
+def build(config: dict[str, Any], seed: int) -> tuple[GroundingTask, Collate, Any]:
+    """The untrained task, what makes its batches, and the tokenizer."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    task = GroundingTask(SmallPlanner(config), tokenizer)
+    protocol = PromptProtocol(
+        TEMPLATE, PreTrainedTokenizerFast(tokenizer_object=tokenizer), CHAT_TEMPLATE, config["image_token_id"]
+    )
+    return task, Collate(protocol, config["eos_token_id"], config["image_token_id"], config["n_query"]), tokenizer
+
+
+def train(
+    views: Path, output: Path, stages: Sequence[Stage], *, eval_views: Path | None, system1: str, seed: int
+) -> Path:
+    """Train, or go on training; returns the folder of the result. RunError says what is wrong."""
+    config = small_config()
+    task, collate, tokenizer = build(config, seed)
+    samples = Views(views)
+    held_back = Views(eval_views) if eval_views else None
+    for stage in stages:
+        run = RunFolder(output / stage.name)
+        arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
+        description = {"views": str(views), "samples": len(samples), "config": config}
+        run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
+        ask = Ask(stage.questions)
+        trainer = NavTrainer(
+            task,
+            arguments,
+            TrainingSet(samples, ask, seed),
+            collate,
+            VisitSampler(np.ones(len(samples)), seed),
+            eval_dataset=TrainingSet(held_back, ask, seed) if held_back else None,
+            callbacks=[MetricsFile(run)],
+        )
+        last = run.last_checkpoint()
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    tensors: dict[str, Tensor] = planner_tensors(task.planner)
+    return write_small_checkpoint(output / "model", dual_config(config, system1), tensors, tokenizer, seed=seed)
+
+
+def _arguments(run: RunFolder, stage: Stage, seed: int, *, evaluate: bool) -> TrainingArguments:
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+    return TrainingArguments(
+        output_dir=str(run.path),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.images,
+        per_device_eval_batch_size=stage.images,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.05},
+        warmup_steps=min(100, stage.steps // 5),
+        weight_decay=0.02,
+        adam_beta2=0.98,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=500,
+        logging_steps=20,
+        save_steps=250,
+        save_total_limit=1,
+        report_to=["tensorboard"],
+        seed=seed,
+        remove_unused_columns=False,
+        label_names=[],
+        logging_nan_inf_filter=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="small.train_s2", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--views", type=Path, required=True)
+    parser.add_argument("--eval-views", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--see-steps", type=int, default=600)
+    parser.add_argument("--ground-steps", type=int, default=6000)
+    parser.add_argument("--images", type=int, default=14, help="of a step; half as many more while only seeing")
+    parser.add_argument("--questions", type=int, default=4, help="about each image")
+    parser.add_argument("--system1", choices=sorted(SYSTEM1_SIZES), default="nextdit_async")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    stages = (
+        Stage("see", options.see_steps, options.images * 3 // 2, 0),
+        Stage("ground", options.ground_steps, options.images, options.questions),
+    )
+    try:
+        model = train(
+            options.views,
+            options.output,
+            stages,
+            eval_views=options.eval_views,
+            system1=options.system1,
+            seed=options.seed,
+        )
+    except RunError as error:
+        print(f"train_s2: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"train_s2: interrupted; the same command goes on in {options.output}", file=sys.stderr)
+        return 130
+    print(f"result: {model}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

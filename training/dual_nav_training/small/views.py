@@ -1,0 +1,221 @@
+"""What the robot sees from many places in a flat, and what a planner should answer there.
+
+A view is a pair of images (level and look-down, in the sizes the small planner sees), what each image cell shows, and
+for every object in view the answer that leads to it. The answers are those of somebody who knows the map but only
+speaks of what can be seen: towards an object in view as the oracle goes; whoever does not see his goal looks around.
+
+`python -m dual_nav_training.small.views OUT --flats 500` writes one file for each flat of the training split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dual_nav_training.small.language import IMAGE_SIZE
+from nav_sim.camera import Camera
+from nav_sim.episodes import footprint_distance, is_in_sight
+from nav_sim.grid import Grid
+from nav_sim.oracles import MAX_ACTIONS, TURN_LEFT, OraclePlanner, PlanMade, actions_plan
+from nav_sim.simulator import Config, Pose, Simulator, wrapped
+from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
+from s2_planner_node.image_processor import resize_rgb
+from s2_planner_node.planner import PlannerConfig
+
+CELL = 28  # pixels of the side of an image cell: a merged patch
+LEVEL_CELLS, LOOK_DOWN_CELLS = (7, 7), (6, 8)  # rows, columns
+MAX_PIXELS = LEVEL_CELLS[0] * LEVEL_CELLS[1] * CELL**2  # of the checkpoint's image processor: gives these cells
+
+LOOK_AROUND = actions_plan([TURN_LEFT] * MAX_ACTIONS)  # when the goal is not in view
+IN_VIEW = 4e-4  # share of the pixels of either image from which on an object is answered for
+WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
+PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
+_CELL_SHARE = 0.12  # of a cell's pixels that an object must fill to be what the cell shows
+_FLOOR = 0.04  # metres above and below the floor's height that count as floor
+_MAX_DISTANCE = 8.0  # metres
+
+
+@dataclass(frozen=True)
+class _Goals:
+    """What an oracle needs of an episode."""
+
+    flat: Flat
+    goals: tuple[int, ...]
+
+
+class SeenGoalPlanner(OraclePlanner):
+    """The oracle's answers on the way to an object, with pixel goals in the look-down image always."""
+
+    def __init__(self, flat: Flat, goal: int, camera: Camera) -> None:
+        super().__init__(_Goals(flat, (goal,)), {"level": camera, "look_down": camera})
+
+    def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
+        """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
+        path = self._field.path((pose.x, pose.y))
+        plan = self._at_goal(pose, path) or self._toward(pose, path)
+        lengths = [math.dist(a, b) for a, b in pairwise(path)]
+        driven = np.concatenate([[0.0], np.cumsum(lengths)])
+        along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP, driven[-1])
+        x, y = (np.interp(along, driven, coordinate) for coordinate in zip(*path, strict=True))
+        return plan, np.asarray([pose.to_local(point) for point in zip(x, y, strict=True)], np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------- views
+
+
+def views_of(seed: int, count: int) -> dict[str, np.ndarray]:
+    """`count` views of the flat of a seed, N in what follows.
+
+    level (N, 196, 196, 3), look_down (N, 168, 224, 3) uint8; for both as level_*, look_down_*: items (N, rows,
+    columns) int8, the item each cell shows or -1, floor (…) uint8, 255 x share of floor, distance (…) float16 metres.
+    shares (N, MAX_ITEMS) of the pixels of the level and the look-down image, the larger; answers (N, MAX_ITEMS, 4)
+    int16: kind (see PIXEL_GOAL), how many actions, column and row, or -1 for items not in view; waypoints (N,
+    MAX_ITEMS, WAYPOINTS, 2); poses (N, 3).
+    """
+    flat, random = make_flat(seed), np.random.default_rng(seed)
+    views = []
+    with Simulator(flat, Config(camera=Camera(*IMAGE_SIZE))) as simulator:
+        planners: dict[int, SeenGoalPlanner | None] = {}
+        for _ in range(count):
+            pose = _draw_pose(flat, random)
+            simulator.reset(pose.x, pose.y, pose.yaw)
+            view = _look(simulator)
+            answers = np.full((MAX_ITEMS, 4), -1, np.int16)
+            waypoints = np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32)
+            for item in np.flatnonzero(view["shares"] > IN_VIEW).tolist():
+                if item not in planners:
+                    planners[item] = _planner_to(flat, item, simulator.cameras["look_down"])
+                if planners[item] is not None:
+                    plan, waypoints[item] = planners[item].answer(pose)
+                    answers[item] = encoded(plan)
+            views.append({**view, "answers": answers, "waypoints": waypoints, "poses": np.asarray(astuple(pose))})
+    return {name: np.stack([view[name] for view in views]) for name in views[0]}
+
+
+def encoded(plan: PlanMade) -> tuple[int, int, int, int]:
+    """Kind, number of actions, column and row of an answer."""
+    if plan.pixel_goal is not None:
+        return PIXEL_GOAL, 1, *plan.pixel_goal
+    return plan.actions[0], len(plan.actions), -1, -1
+
+
+def _planner_to(flat: Flat, item: int, camera: Camera) -> SeenGoalPlanner | None:
+    try:
+        return SeenGoalPlanner(flat, item, camera)
+    except ValueError:  # an item that can be approached, but not with a clear sight of it
+        return None
+
+
+def _draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
+    """Anywhere, or (three of five) within 4.5 m of an object and turned roughly towards it, as on the way to it."""
+    cells = np.argwhere(flat.drivable)
+    candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=60)]]
+    x, y = candidates[0]
+    yaw = random.uniform(-math.pi, math.pi)
+    if random.random() < 0.6:
+        index = int(random.integers(len(flat.items)))
+        item, reach = flat.items[index], random.uniform(0.5, 4.5)
+        near = (p for p in candidates if footprint_distance(item, p) < reach and is_in_sight(flat, index, p))
+        x, y = next(near, (x, y))
+        yaw = math.atan2(item.y / 100 - y, item.x / 100 - x) + random.normal() * math.radians(25)
+    x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
+    return Pose(x, y, wrapped(yaw))
+
+
+def _look(simulator: Simulator) -> dict[str, np.ndarray]:
+    """Images and cells of both cameras from where the robot stands."""
+    view: dict[str, np.ndarray] = {}
+    shares = np.zeros(MAX_ITEMS)
+    for name, (rows, columns) in (("level", LEVEL_CELLS), ("look_down", LOOK_DOWN_CELLS)):
+        rgb, depth = simulator.render(name)
+        if name == "level":  # as the planner does before its image processor
+            rgb = resize_rgb(rgb, PlannerConfig.image_width, PlannerConfig.image_height)
+        view[name] = resize_rgb(rgb, columns * CELL, rows * CELL)
+        items = simulator.shown_items(name)[::2, ::2]
+        counts = np.bincount(items[items >= 0], minlength=MAX_ITEMS)
+        shares = np.maximum(shares, counts / items.size)
+        view[f"{name}_items"] = _main_item(items, rows, columns)
+        depth = depth[::4, ::4]
+        floor = _is_floor(depth, simulator.cameras[name])
+        view[f"{name}_floor"] = np.round(_cell_means(floor, rows, columns) * 255).astype(np.uint8)
+        view[f"{name}_distance"] = _cell_means(np.minimum(depth, _MAX_DISTANCE), rows, columns).astype(np.float16)
+    return {**view, "shares": shares.astype(np.float32)}
+
+
+def _edges(length: int, parts: int) -> np.ndarray:
+    return np.linspace(0, length, parts + 1).astype(int)
+
+
+def _cell_means(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    down, across = _edges(image.shape[0], rows), _edges(image.shape[1], columns)
+    sums = np.add.reduceat(np.add.reduceat(image, down[:-1], 0, dtype=float), across[:-1], 1)
+    return sums / np.outer(np.diff(down), np.diff(across))
+
+
+def _main_item(items: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(rows, columns) int8: the item that fills most of each cell, if it fills enough of it; else -1."""
+    shares = np.stack([_cell_means(items == item, rows, columns) for item in range(int(items.max()) + 1)] or
+                      [np.zeros((rows, columns))])  # fmt: skip
+    return np.where(shares.max(0) >= _CELL_SHARE, shares.argmax(0), -1).astype(np.int8)
+
+
+def _is_floor(depth: np.ndarray, camera: Camera) -> np.ndarray:
+    """Which pixels of a (subsampled) depth image show the floor."""
+    rows = depth.shape[0]
+    focal = camera.focal * rows / camera.height_px
+    down = ((np.arange(rows) - (rows - 1) / 2) / focal)[:, None]
+    height = camera.height - depth * (down * math.cos(camera.tilt) + math.sin(camera.tilt))
+    return np.abs(height) < _FLOOR
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def write_views(folder: Path, seeds: Sequence[int], count: int, processes: int) -> None:
+    """`count` views of each of these flats as `<seed>.npz`; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
+    tasks = [(folder / f"{seed}.npz", seed, count) for seed in missing]
+    # Processes of their own, not forks: an OpenGL context does not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for _ in tqdm(pool.imap_unordered(_write_flat, tasks), total=len(tasks), unit="flat", dynamic_ncols=True):
+            pass
+
+
+def _write_flat(task: tuple[Path, int, int]) -> None:
+    file, seed, count = task
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **views_of(seed, count))
+    partial.rename(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="small.views", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--flats", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first flat; tests have 10**9 and more")
+    parser.add_argument("--views", type=int, default=40, help="of each flat")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+    seeds = range(options.first, options.first + options.flats)
+    try:
+        write_views(options.folder, seeds, options.views, options.processes)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on in {options.folder}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
