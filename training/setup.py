@@ -22,6 +22,7 @@ setup(
     entry_points={
         "console_scripts": [
             "make_checkpoint = dual_nav_training.random_checkpoint:main",
+            "add_system1 = dual_nav_training.add_system1:main",
             "train = dual_nav_training.train:main",
         ]
     },

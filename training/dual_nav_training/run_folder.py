@@ -19,12 +19,14 @@ from typing import Any
 
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from dual_nav_training.checkpoint_writer import write_json
 
 # What a run may change when it goes on: nothing that decides what the next step computes.
 _FREE_SETTINGS = ("logging_steps", "save_steps", "save_total_limit", "eval_steps", "dataloader_num_workers")
+_PARTIAL = ".partial"
 
 
 class RunError(RuntimeError):
@@ -68,12 +70,20 @@ class RunFolder:
                     "remove this one"
                 )
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(file.suffix != _PARTIAL for file in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no run; choose another output folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         facts = {"git": git_revision(), "versions": _versions(), "machine": platform.machine()}
-        write_json(record, {**description, "settings": settings, **facts})
+        partial = record.with_suffix(_PARTIAL)
+        write_json(partial, {**description, "settings": settings, **facts})
+        partial.rename(record)
+        (self.path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a checkpoint is the one after the last step."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return state.global_step >= state.max_steps
 
 
 def _binding(settings: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from dual_nav_training.modules import (
     set_dropout,
     trained_tensors,
 )
-from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, is_finished
 from dual_nav_training.train_config import ConfigError, TrainConfig, load_config
 from dual_nav_training.trainable import add_adapters, choose_parameters, table
 from dual_nav_training.trainer import NavTrainer, reason
@@ -113,7 +113,12 @@ def train(
     last = run.last_checkpoint()
     if last is not None and arguments.process_index == 0:
         print(f"goes on from {last}", flush=True)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if last is not None and is_finished(last):
+        trainer._load_from_checkpoint(str(last))  # train() would take one more step
+    else:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if skipped := training_set.samples.skipped:
+        print(f"samples that could not be read and were left out: {skipped} times", flush=True)
     _export(trainer, module, folder, run, config)
     return run.model
 
@@ -254,10 +259,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             eval_data=options.eval_data,
         )
     except (ConfigError, CheckpointError, lerobot.DataError, PromptError, RunError) as error:
-        # From a worker process the message comes with its traceback; the last line is ours.
         text = str(error).strip()
-        if "Original Traceback" in text:
-            text = text.splitlines()[-1]
+        if "Original Traceback" in text:  # from a worker process: the last line is "module.Class: message"
+            text = text.splitlines()[-1].partition(": ")[2]
         print(f"train: {text}", file=sys.stderr)
         return 1
     except OSError as error:

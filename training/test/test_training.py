@@ -241,6 +241,8 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before_it(material, tmp_p
 
     assert main(arguments) == 0
     assert losses(run) == pytest.approx(losses(whole), rel=1e-6)
+    assert main(arguments) == 0  # a finished run takes no further step
+    assert len(losses(run)) == 6
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -250,7 +252,7 @@ def test_an_unreadable_sample_is_named(material, tmp_path, capsys, workers):
     arguments = command("s2", config, tmp_path / "run", material, "none")[1:]
     arguments[arguments.index("--data") + 1] = str(data)
     assert main([*arguments, "--set", "trainer.max_steps=1"]) == 0  # the index is made, all files are there
-    broken = next((data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_1_0.jpg"))
+    broken = next((data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg"))
     broken.write_bytes(broken.read_bytes()[:200])
     arguments[arguments.index("--output") + 1] = str(tmp_path / "second")
     assert main(arguments) == 1
@@ -280,18 +282,28 @@ def test_a_run_folder_says_what_was_done_and_is_not_mixed_with_another(material,
         train("s1_navdp", settings(2), output=tmp_path / "mine", **options)
 
 
-def test_the_loss_on_other_data_is_measured_while_training(material, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "variant", "changes"),
+    [
+        ("s2", "none", {"trainer": {"gradient_checkpointing": True}}),
+        ("joint", "nextdit", {"vision_learning_rate": 1e-4, "answer_weight": 1.0}),
+        ("dual", "navdp_async", {"frozen_precision": "bfloat16", "trainer": {"gradient_accumulation_steps": 2}}),
+    ],
+)
+def test_mixed_precision_and_the_loss_on_other_data_while_training(material, tmp_path, mode, variant, changes):
     run = tmp_path / "run"
-    train(
-        "s2",
-        settings(4, trainer={"eval_steps": 2, "bf16": True, "gradient_checkpointing": True}),
+    changes = {**changes, "trainer": {"eval_steps": 2, "bf16": True, **changes.get("trainer", {})}}
+    result = train(
+        mode,
+        settings(4, **changes),
         data=material / "ce",
-        checkpoint=str(material / "none"),
+        checkpoint=str(material / variant),
         output=run,
         eval_data=material / "ce_small",
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "eval_loss" in line] == [2, 4]
+    assert check_checkpoint([str(result)]) == 0
 
 
 @pytest.mark.parametrize(
