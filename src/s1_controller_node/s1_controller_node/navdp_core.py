@@ -414,9 +414,10 @@ class DenoiserEngine:
         qkv = qkv.view(-1, steps, 3, heads, head_dim).permute(2, 0, 3, 1, 4)  # (3, S, heads, T, head_dim)
         if self._attend_by_products:
             query, key, value = qkv.reshape(3, -1, steps, head_dim)
-            mask = self._causal_mask if causal else torch.zeros_like(self._causal_mask)
-            scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=head_dim**-0.5)
-            mixed = torch.bmm(scores.softmax(-1), value).view(-1, heads, steps, head_dim)
+            mask = self._causal_mask.T if causal else torch.zeros_like(self._causal_mask)
+            # Keys down, queries across: softmax down the columns takes half the time of softmax along short rows.
+            scores = torch.baddbmm(mask, key, query.transpose(1, 2), alpha=head_dim**-0.5)
+            mixed = torch.bmm(scores.softmax(1).transpose(1, 2), value).view(-1, heads, steps, head_dim)
         else:
             query, key, value = qkv
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -424,9 +425,10 @@ class DenoiserEngine:
 
     def _absorbed_attention(self, x: Tensor, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """``x`` + cross attention of all S * T queries to the absorbed memory of one layer."""
-        scores = F.linear(query, keys.flatten(0, 1), bias.flatten())
-        weights = scores.view(x.shape[0], self._heads, -1).softmax(-1).view(scores.shape)
-        return torch.addmm(x, weights, values.flatten(0, 1))
+        # Memory tokens down, queries across, for the same reason as in `_self_attention`.
+        scores = torch.addmm(bias.flatten()[:, None], keys.flatten(0, 1), query.T)
+        weights = scores.view(self._heads, -1, x.shape[0]).softmax(1).view(scores.shape)
+        return torch.addmm(x, weights.T, values.flatten(0, 1))
 
     def _project(self, tokens: Tensor, absorb: bool) -> CrossMemory:
         """Keys and values of memory tokens (N, dim) in every layer."""

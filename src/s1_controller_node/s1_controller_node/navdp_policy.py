@@ -64,8 +64,8 @@ class NavDpSampler:
         self.config, self._model = config, model
         self.schedule = schedule_of(config, model.sizes.ddpm_train_steps)
         parallel = model.action_head.weight.device.type == "cpu" and not config.compile
-        self._threads = SampleThreads(None if parallel else 1)
-        per_call = max(1, config.num_samples // self._threads.num_threads)
+        self.threads = SampleThreads(None if parallel else 1)
+        per_call = max(1, config.num_samples // self.threads.num_threads)
         self.engine = DenoiserEngine(model, num_samples=per_call, compile=config.compile)
         self._graph: _GraphedLoop | None = None
 
@@ -102,12 +102,12 @@ class NavDpSampler:
             predict = lambda x, timestep: self.engine.predict_noise(x, timestep, own)  # noqa: E731
             return run_schedule(predict, self.schedule, start, steps.transpose(0, 1))
 
-        return self._threads(run, start, steps.transpose(0, 1))
+        return self.threads(run, start, steps.transpose(0, 1))
 
     @torch.inference_mode()
     def score(self, actions: Tensor, memory: CrossMemory) -> Tensor:
         """Critic scores (S,) of sampled trajectories (S, T, 3); higher is better."""
-        return self._threads(lambda part: self.engine.critic(part, memory), actions)
+        return self.threads(lambda part: self.engine.critic(part, memory), actions)
 
 
 def schedule_of(config: PolicyConfig, train_steps: int) -> Schedule:
@@ -209,10 +209,11 @@ class NavDpPolicy(TrajectoryPolicy):
     def _encode(self, name: str, frame: Frame) -> tuple[Tensor, Tensor]:
         """RGB and depth tokens, each (patches, dim)."""
         encoder, device = self.model.rgbd_encoder, self.sampler.engine.device
-        return (
-            encoder.rgb_tokens(_rgb_tensor(name, frame, self.model, device))[0],
-            encoder.depth_tokens(_depth_tensor(name, frame, self.model, device))[0],
+        rgb, depth = _rgb_tensor(name, frame, self.model, device), _depth_tensor(name, frame, self.model, device)
+        tokens = self.sampler.threads.side_by_side(
+            lambda: encoder.rgb_tokens(rgb), lambda: encoder.depth_tokens(depth)
         )
+        return tokens[0][0], tokens[1][0]
 
 
 class NavDpStandalonePolicy(TrajectoryPolicy):

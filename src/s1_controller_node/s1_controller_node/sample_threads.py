@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,12 +46,19 @@ class SampleThreads:
     def __call__(self, function: Callable[..., Tensor], *per_sample: Tensor) -> Tensor:
         """``function(*per_sample)`` for tensors that share their first dimension, computed in slices."""
         slices = min(self.num_threads, per_sample[0].shape[0])
-        if self._pool is None or slices == 1:
+        if slices == 1:
             return function(*per_sample)
+        parts = zip(*(tensor.tensor_split(slices) for tensor in per_sample), strict=True)
+        return torch.cat(self.side_by_side(*(partial(function, *part) for part in parts)))
+
+    def side_by_side(self, *tasks: Callable[[], Tensor]) -> list[Tensor]:
+        """The results of all tasks, each computed by one worker."""
+        if self._pool is None:
+            return [task() for task in tasks]
         inference = torch.is_inference_mode_enabled()  # thread-local, so the workers must be told
 
-        def work(*part: Tensor) -> Tensor:
+        def work(task: Callable[[], Tensor]) -> Tensor:
             with torch.inference_mode(inference):
-                return function(*part)
+                return task()
 
-        return torch.cat(list(self._pool.map(work, *(tensor.tensor_split(slices) for tensor in per_sample))))
+        return list(self._pool.map(work, tasks))
