@@ -21,6 +21,8 @@ from .motion import MotionCommand, MotionLayer
 from .plan_intake import AcceptedPlan, Action, Kind, PlanIntake, PlanRefused
 from .stop_rules import Ages, State
 
+FRAME_WAIT = 0.3  # s a plan waits for its frame: S2 may be done before S1 has received and prepared the same image
+
 
 @dataclass(frozen=True)
 class GoalKinds:
@@ -65,13 +67,14 @@ class Controller:
         self._lock = threading.RLock()
         self._ros_time: tuple[int, float] | None = None  # newest ROS time and the steady time it was first seen at
         self._task: Task | None = None  # of the newest plan, None when it needs no path
+        self._waiting: tuple[AcceptedPlan, int] | None = None  # for its frame, since this ROS time
         self._frame_stamp_ns = 0  # image behind the newest command
         self._latency = 0.0
 
     # ---------------------------------------------------------------------------------------------------- plans
 
     def plan_arrived(self, message: Any, now_ns: int) -> AcceptedPlan:
-        """Check a plan and, if it is good, follow it from now on.
+        """Check a plan and, if it is good, follow it from now on, or as soon as its frame is there (see settle).
 
         Raises:
             PlanRefused: it is not followed; a malformed one also stops the robot until a good one comes.
@@ -80,16 +83,44 @@ class Controller:
         with self._lock:
             try:
                 plan = self._intake.check(message, now_ns)
-                task = None if plan.kind == Kind.ACTIONS else Task(plan, self._goal_frame(plan))
+                self._waiting = None
+                if plan.kind != Kind.ACTIONS:
+                    self._check_goal(plan)
+                    self._waiting = (plan, now_ns)
+                    self.settle(now_ns)
+                    return plan
             except PlanRefused as refusal:
                 if refusal.malformed:
+                    self._waiting = None
                     self._motion.on_failure(str(refusal))
                 raise
-            self._task = task
+            self._task = None
             if plan.ends_episode:
                 self._intake.stop_episode(plan.episode_id)
             self._motion.on_plan(plan)
             return plan
+
+    def settle(self, now_ns: int) -> None:
+        """Follow the plan that waits for its frame, if it can be found by now. Call it when a frame came, and often.
+
+        Raises:
+            PlanRefused: the frame has not come within FRAME_WAIT, or was lost.
+        """
+        with self._lock:
+            if self._waiting is None:
+                return
+            plan, since_ns = self._waiting
+            newest_ns = self._frames.newest_stamp_ns
+            on_its_way = newest_ns is None or newest_ns < plan.stamp_ns
+            if on_its_way and seconds_between(since_ns, now_ns) < FRAME_WAIT:
+                return
+            self._waiting = None
+            try:
+                task = Task(plan, self._frames.find(plan.stamp_ns))
+            except FrameNotFound as error:
+                raise PlanRefused(f"{plan.label()} refused: {error}", malformed=False) from error
+            self._task = task
+            self._motion.on_plan(plan)
 
     def task(self, frame_stamp_ns: int | None = None) -> Task | None:
         """What to sample a path for on a frame of this stamp (None: any); None when no path is wanted now."""
@@ -147,7 +178,7 @@ class Controller:
         A stopped episode stays stopped.
         """
         with self._lock:
-            self._task = None
+            self._task = self._waiting = None
             self._motion.time_jumped()
             self._frames.clear()
 
@@ -165,7 +196,7 @@ class Controller:
             self._ros_time = (now_ns, steady)
         return steady - self._ros_time[1]
 
-    def _goal_frame(self, plan: AcceptedPlan) -> StampedFrame:
+    def _check_goal(self, plan: AcceptedPlan) -> None:
         if plan.kind == Kind.PIXEL_GOAL and not self._goals.pixel_goal:
             raise PlanRefused(
                 f"{plan.label()} refused: it has a pixel goal without traj_latents, which this checkpoint needs",
@@ -178,7 +209,3 @@ class Controller:
                 f"{plan.label()} refused: its pixel goal refers to the look-down image, which S1 does not keep",
                 malformed=False,
             )
-        try:
-            return self._frames.find(plan.stamp_ns)
-        except FrameNotFound as error:
-            raise PlanRefused(f"{plan.label()} refused: {error}", malformed=False) from error

@@ -16,6 +16,7 @@ import numpy as np
 from dual_nav_util.stamps import seconds_between
 
 _PERIOD_SAMPLES = 16  # newest frames from which the frame period is estimated
+_REACH = 1.5  # frame periods to the neighbour of a lost frame: stamps are rounded, and cameras jitter
 
 
 class StampedFrame(Protocol):
@@ -48,7 +49,7 @@ class FrameRing:
             self._frames.append(frame)
 
     def find(self, stamp_ns: int) -> StampedFrame:
-        """The frame with this stamp, or the nearest one within a frame period: that very frame may have been lost.
+        """The frame with this stamp, or the nearest one within 1.5 frame periods: that very frame may be lost.
 
         Raises:
             FrameNotFound: the frame is gone already, has not come yet, or was lost on the way to this node.
@@ -67,7 +68,7 @@ class FrameRing:
             return frames[nearest]
         if len(stamps) > 1:
             period = float(np.median(np.diff(stamps[-_PERIOD_SAMPLES:])))
-            if abs(stamps[nearest] - stamp_ns) <= period:
+            if abs(stamps[nearest] - stamp_ns) <= _REACH * period:
                 return frames[nearest]
         oldest, newest = (seconds_between(stamp_ns, stamps[end]) for end in (0, -1))
         raise FrameNotFound(

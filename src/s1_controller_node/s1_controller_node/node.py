@@ -152,7 +152,7 @@ class S1Controller(ManagedNode):
         if parameters.lock_step:
             self.managed_clock_period(period, self._step)
         else:
-            self.managed_timer(period, self._send_command)
+            self.managed_timer(period, self._control)
         self.managed_timer(DRAWING_PERIOD, self._draw)
 
     def activate(self) -> None:
@@ -482,7 +482,7 @@ class S1Controller(ManagedNode):
         """The command of a control period in lock-step: it knows of all images that came before."""
         for name in ("rgb", "depth"):
             self._workers[name].wait_idle(self._settings.sensor_timeout)
-        self._send_command()
+        self._control()
 
     def _steady(self) -> float:
         """Seconds of the clock that tells how long ROS time has stood still; in lock-step it may."""

@@ -192,6 +192,80 @@ def test_a_plan_whose_frame_is_not_kept_is_refused(robot):
     assert stands(robot.command())
 
 
+def send_ahead(robot, ahead_ms: int, **changes):
+    """A plan that overtook its image, which is so much newer than the newest frame here."""
+    stamp_ns = robot.frames.newest_stamp_ns + ahead_ms * MS
+    return robot.controller.plan_arrived(plan(stamp_ns=stamp_ns, **changes), robot.now)
+
+
+def test_a_plan_that_overtook_its_frame_is_followed_as_soon_as_the_frame_is_there(robot):
+    robot.tick(5)
+    sent = send_ahead(robot, 30)
+    assert robot.controller.task() is None
+    assert robot.command().message == "no plan yet"
+    robot.tick(1)
+    robot.controller.settle(robot.now)
+    assert robot.controller.task().plan is sent
+    assert robot.controller.task().goal_frame.stamp_ns == sent.stamp_ns
+    assert robot.tick().message == "a path of plan 3 of episode 7 is being computed"
+
+
+def test_what_is_driven_goes_on_while_the_next_plan_waits_for_its_frame(robot):
+    robot.driving()
+    robot.tick(5)
+    send_ahead(robot, 30, plan_number=4)
+    command = robot.tick(1)
+    assert command.v > 0
+    robot.controller.settle(robot.now)
+    robot.tick(1)
+    assert robot.said.plan_number == 4
+
+
+def test_a_plan_does_not_wait_longer_than_the_limit_for_its_frame(robot):
+    robot.tick(5)
+    send_ahead(robot, 150)
+    robot.tick(9, camera=False)  # 0.27 s
+    robot.controller.settle(robot.now)
+    robot.tick(1, camera=False)
+    with pytest.raises(PlanRefused, match="is not among the 5 kept frames"):
+        robot.controller.settle(robot.now)
+    robot.tick(20)
+    robot.controller.settle(robot.now)
+    assert robot.controller.task() is None
+
+
+def test_the_neighbour_stands_in_for_a_frame_that_was_lost_on_its_way(robot):
+    robot.tick(5)
+    sent = send_ahead(robot, 30)
+    robot.tick(1, camera=False)
+    robot.tick(1)
+    robot.controller.settle(robot.now)
+    assert robot.controller.task().plan is sent
+    assert abs(robot.controller.task().goal_frame.stamp_ns - sent.stamp_ns) == 30 * MS
+
+
+@pytest.mark.parametrize("event", ["newer plan", "STOP", "malformed plan", "time jump", "reset"])
+def test_a_plan_that_waits_is_dropped_by_what_comes_after_it(robot, event):
+    robot.tick(5)
+    send_ahead(robot, 30)
+    if event == "newer plan":
+        newer = robot.send(plan_number=4)
+    elif event == "STOP":
+        robot.send_actions(0, plan_number=4)
+    elif event == "malformed plan":
+        with pytest.raises(PlanRefused):
+            robot.send(plan_number=4, kind=9)
+    elif event == "time jump":
+        robot.controller.time_jumped()
+    else:
+        robot.controller.reset()
+    robot.tick(1)
+    robot.controller.settle(robot.now)
+    task = robot.controller.task()
+    assert task is None or (event == "newer plan" and task.plan is newer)
+    assert stands(robot.tick())
+
+
 def test_plans_for_another_model_are_refused():
     needs_latents = Robot(goals=GoalKinds(latents=True, pixel_goal=False))
     needs_latents.tick(5)

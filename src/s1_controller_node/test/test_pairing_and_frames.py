@@ -85,6 +85,13 @@ def test_for_a_frame_that_was_lost_its_neighbour_is_taken_and_nothing_further_aw
         ring.find((1000 + 8 * 33) * MS)
 
 
+def test_the_neighbour_of_a_lost_frame_is_found_although_stamps_are_rounded():
+    ring = FrameRing(100)
+    for index in (0, 1, 2, 3, 5):
+        ring.add(Frame(round(index * 1e9 / 30)))
+    assert ring.find(round(4e9 / 30)).stamp_ns in {round(3e9 / 30), round(5e9 / 30)}
+
+
 @pytest.mark.parametrize("stamp_ms", [900, 1400])
 def test_a_frame_outside_the_ring_is_an_error_that_says_what_is_kept(stamp_ms):
     with pytest.raises(FrameNotFound, match=f"{stamp_ms * MS} ns is not among the 10 kept frames"):
