@@ -23,7 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from dual_nav_bringup.doctor_findings import S1, S2, Finding, Level, Limits, Observations, Topic, healthy, judge
+from dual_nav_bringup.doctor_findings import (
+    S1,
+    S2,
+    WATCHDOG,
+    Finding,
+    Limits,
+    Observations,
+    Topic,
+    healthy,
+    judge,
+)
+from dual_nav_bringup.doctor_texts import Level
 
 WIDTH = 100  # of the printed text
 
@@ -44,8 +55,9 @@ def figures(seen: Observations) -> dict[str, Any]:
             "subscribers": sorted({subscriber.node for subscriber in topic.subscribers}),
         }
     nodes = {
-        node.name: {"present": node.present, "lifecycle": node.lifecycle, "answers": node.alive}
-        for node in seen.nodes.values()
+        name: {"present": node.present, "lifecycle": node.lifecycle, "answers": node.alive}
+        for name in (S2, S1, WATCHDOG)
+        if (node := seen.nodes.get(name)) is not None
     }
     latencies = [report.latency for report in seen.reports if report.latency > 0.0]
     latency = {
@@ -63,10 +75,11 @@ def report(seen: Observations, findings: Sequence[Finding]) -> str:
     measured = figures(seen)
     lines.append(f"  {'topic':<14}{'rate':>9}{'age':>10}   from, what")
     for topic in seen.topics.values():
-        lines.append(_topic_line(topic, measured["topics"][topic.name]))
+        if topic.publishers or topic.subscribers:
+            lines.append(_topic_line(topic, measured["topics"][topic.name]))
     lines += ["", *_node_lines(seen, measured)]
     wrong = [finding for finding in findings if finding.level != Level.NOTE]
-    lines += ["", f"{len(wrong)} found:" if wrong else "Nothing wrong was found."]
+    lines += ["", f"{len(wrong)} finding{'s' * (len(wrong) > 1)}:" if wrong else "Nothing wrong was found."]
     for number, finding in enumerate(wrong, 1):
         lines += _wrapped(f"{number}. {finding.level.name} {finding.text}", "   ")
         lines += _wrapped(f"   → {finding.advice}", "     ") if finding.advice else []

@@ -26,7 +26,7 @@ S1, S2, WATCHDOG = "s1_controller", "s2_planner", "cmd_vel_watchdog"
 # Thresholds that are no parameter of a node (those are in Limits).
 SLOWEST_CAMERA = 5.0  # Hz
 SLOWEST_ODOMETRY = 15.0  # Hz
-LOST_SHARE = 0.05  # of the camera's frames
+LOST_SHARE = 0.1  # of the camera's frames
 OTHER_CLOCK = 1000.0  # s: a stamp this far off is of another clock, not late
 CLOCKS_APART = 0.3  # s between the ages of camera and odometry
 PAIRED_SHARE = 0.9  # of the RGB images need a depth image
@@ -34,6 +34,7 @@ STATE_RATE_SHARE = 0.7  # of control_rate
 SLOW_PLANNER_SHARE = 0.6  # of plan_timeout
 SLOW_CONTROLLER = 1.0  # s from camera to command, 95th percentile
 IMAGES_IN_SEGMENT = 10  # pairs of images the shared memory of a camera driver should hold
+STOOD_SHARE = 0.05  # of the time that may pass in a state of failure before it is mentioned
 JUMP = 0.5  # m between two odometry samples
 MILLIMETRES = 100.0  # a median depth above this [m] is in millimetres
 MEASURED_SHARE = 0.05  # of a depth image; less is no picture
@@ -189,6 +190,7 @@ class Observations:
     """
 
     namespace: str = "/"
+    domain: str = "0"
     seconds: float = 10.0
     rmw: str = "rmw_fastrtps_cpp"
     ended_ns: int = 0
@@ -217,9 +219,9 @@ class Observations:
         return arrival.clock_ns if self.simulated else arrival.system_ns
 
     def ages(self, name: str) -> np.ndarray:
-        """Seconds between stamp and arrival of each message of a topic."""
+        """Seconds between stamp and arrival of each message of a topic that has a stamp."""
         found = [(self.now_ns(arrival), arrival.stamp_ns) for arrival in self.topics[name].arrivals]
-        return np.array([(now - stamp) / SECOND for now, stamp in found if now is not None and stamp is not None])
+        return np.array([(now - stamp) / SECOND for now, stamp in found if now is not None and stamp])
 
     def gaps(self, name: str) -> np.ndarray:
         """Seconds between messages of a topic as they came, and from the last to the end of listening."""
@@ -273,6 +275,9 @@ class Limits:
 def judge(seen: Observations) -> list[Finding]:
     """Everything that was found, causes before their effects, notes at the end."""
     limits = Limits.of(seen)
+    nodes = seen.elsewhere or any(node.present for node in seen.nodes.values())
+    if not nodes and not any(topic.publishers for topic in seen.topics.values()):
+        return [found("nothing_there", seen.namespace, namespace=seen.namespace, domain=seen.domain)]
     findings: list[Finding] = []
     for rule in (_nodes, _clock, _connections, _silence, _stamps, _images, _sizes, _pairs, _transport, _odometry):
         findings += rule(seen, limits)
@@ -307,15 +312,13 @@ def _nodes(seen: Observations, _: Limits) -> Iterator[Finding]:
             yield found("node_silent", name, node=name)
         elif node.lifecycle not in (None, "active"):
             told = node.parts.get("life cycle")
-            path = _join(seen.namespace, name)
-            yield found(
-                "node_not_active",
-                name,
-                node=name,
-                state=node.lifecycle,
-                told=f"It says: {told.message}." if told and told.message else "",
-                path=path,
-            )
+            if node.lifecycle == "configuring":
+                yield found("node_loading", name, node=name)
+            elif told is not None and told.level >= 2:
+                yield found("node_refused", name, node=name, told=told.message)
+            else:
+                path = _join(seen.namespace, name)
+                yield found("node_not_active", name, node=name, state=node.lifecycle, path=path)
 
 
 def _clock(seen: Observations, _: Limits) -> Iterator[Finding]:
@@ -438,7 +441,7 @@ def _age(seen: Observations, topic: Topic, median: float, high: float, limits: L
 def _images(seen: Observations, _: Limits) -> Iterator[Finding]:
     for name in ("rgb", "depth", "rgb_look_down"):
         topic = seen.topics.get(name)
-        if topic is None or not topic.arrivals:
+        if topic is None or not topic.arrivals or not _wanted(seen, topic):
             continue
         for why in topic.refused:
             yield found("image_unusable", name, why=why)
@@ -514,8 +517,8 @@ def _transport(seen: Observations, _: Limits) -> Iterator[Finding]:
         return
     senders = [seen.topics[name] for name in ("rgb", "depth", "rgb_look_down") if name in seen.topics]
     needed = IMAGES_IN_SEGMENT * sum(topic.data_bytes for topic in senders)
-    sizes = {sender.node: sender.segment_bytes for topic in senders for sender in topic.publishers}
-    for node, size in sizes.items():
+    sizes = {(sender.node, sender.segment_bytes) for topic in senders for sender in topic.publishers}
+    for node, size in sizes:
         if size is not None and size < needed:
             yield found("dds_profile", node, node=node, size=size // 1024, needed=needed // 1024)
 
@@ -602,8 +605,12 @@ def _state(seen: Observations) -> Iterator[Finding]:
     if not seen.reports:
         return
     last = seen.reports[-1]
-    if last.state in (State.FAULT, State.NO_SENSORS, State.STALE_PLAN):
+    stood = [report for report in seen.reports if report.state in (State.FAULT, State.NO_SENSORS, State.STALE_PLAN)]
+    share = len(stood) / len(seen.reports)
+    if stood and stood[-1] is last and seen.reports[-1 - len(seen.reports) // 10].state == last.state:
         yield found("stands", S1, state=last.state.name, message=last.message)
+    elif share > STOOD_SHARE:
+        yield found("stood", S1, share=share, state=stood[-1].state.name, message=stood[-1].message)
     elif last.state == State.IDLE and _alive(seen, S2) and not _has_episode(seen):
         topic = seen.topics["instruction"].topic if "instruction" in seen.topics else "instruction"
         yield found("no_instruction", S2, topic=topic)

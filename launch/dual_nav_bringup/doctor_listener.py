@@ -70,7 +70,7 @@ PARAMETERS = {
 }  # fmt: skip
 LOOK_AROUND = 2.5  # s for discovery and for the names of topics, which the nodes say once a second
 LOOK_PERIOD = 0.5  # s between two images whose pixels are looked at
-POLL = 0.05  # s
+POLL = 0.2  # s
 
 
 class Listener:
@@ -78,10 +78,15 @@ class Listener:
 
     def __init__(self, node: RosNode) -> None:
         self._node = node
-        self._seen = Observations(namespace=node.get_namespace(), rmw=get_rmw_implementation_identifier())
+        self._seen = Observations(
+            namespace=node.get_namespace(),
+            domain=str(node.context.get_domain_id()),
+            rmw=get_rmw_implementation_identifier(),
+        )
         self._named: dict[str, str] = {}  # topics as the nodes say they are renamed
         self._looked: dict[str, float] = {}
-        self._calls: dict[tuple[str, str], Any] = {}
+        self._calls: dict[tuple[str, str], Any] = {}  # questions that were sent, by node and service
+        self._answers: dict[tuple[str, str], Any] = {}
         self._clients = {
             (name, kind): node.create_client(service, f"{name}/{kind}")
             for name in RUNTIME
@@ -101,6 +106,7 @@ class Listener:
         for name in RUNTIME:
             # What was said before does not count: a node that died meanwhile is not alive.
             seen.nodes.setdefault(name, Node(name)).parts.clear()
+        self._answers = {key: answer for key, answer in self._answers.items() if key[1] == "get_parameters"}
         seen.clock_steps = 0
         for topic in seen.topics.values():
             self._subscribe(topic)
@@ -118,16 +124,15 @@ class Listener:
             time.sleep(POLL)
 
     def _ask(self) -> None:
-        """Send each question once, as soon as there is somebody to answer it."""
+        """Take in answers and ask: for the parameters once, for the state of the life cycle again and again."""
         for (name, kind), client in self._clients.items():
-            if (name, kind) not in self._calls and client.service_is_ready():
+            call = self._calls.get((name, kind))
+            if call is not None and call.done():
+                self._answers[name, kind] = call.result()
+            if (call is None or (call.done() and kind == "get_state")) and client.service_is_ready():
                 ask_state = kind == "get_state"
                 request = GetState.Request() if ask_state else GetParameters.Request(names=PARAMETERS[name])
                 self._calls[name, kind] = client.call_async(request)
-
-    def _answer(self, name: str, kind: str) -> Any:
-        call = self._calls.get((name, kind))
-        return call.result() if call is not None and call.done() else None
 
     # ------------------------------------------------------------------------------------------------------- topics
 
@@ -258,7 +263,7 @@ class Listener:
         for name in RUNTIME:
             found = seen.nodes[name]
             found.present = _join(seen.namespace, name) in present
-            state, parameters = self._answer(name, "get_state"), self._answer(name, "get_parameters")
+            state, parameters = (self._answers.get((name, kind)) for kind in ("get_state", "get_parameters"))
             found.lifecycle = state.current_state.label if state else None
             if parameters:
                 told = zip(PARAMETERS[name], map(parameter_value_to_python, parameters.values), strict=True)

@@ -29,11 +29,17 @@ NOTE, WARNING, ERROR = Level.NOTE, Level.WARNING, Level.ERROR
 
 TEXTS = {
     # nodes
+    "nothing_there": Text(
+        ERROR,
+        "Nothing is there: no node of the runtime, no camera and no odometry in namespace {namespace} of ROS domain "
+        "{domain}.",
+        "Is it started? With the same ROS_DOMAIN_ID, ROS_AUTOMATIC_DISCOVERY_RANGE and network as here?",
+    ),
     "node_missing": Text(
         ERROR,
-        "{node} does not run in namespace {namespace}.",
-        "Start it (robot.launch.xml) with the same ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE as here; if it "
-        "ended, the last lines of its log say why.",
+        "{node} is not to be found in namespace {namespace}: it does not run, or it hangs.",
+        "Does its process live (ps)? If it ended, the last lines of its log say why; if it hangs, kill it. Start it "
+        "(robot.launch.xml) with the same ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE as here.",
     ),
     "node_elsewhere": Text(
         ERROR, "{node} does not run in namespace {namespace}, but as {places}.", "Give --namespace {other}."
@@ -45,11 +51,17 @@ TEXTS = {
         "Does its process live (ps)? What does its log say? A hung one has to be killed. The planner starts again by "
         "itself, the controller has to be started.",
     ),
+    "node_loading": Text(WARNING, "{node} is still loading its model.", "Wait, and ask again."),
+    "node_refused": Text(
+        ERROR,
+        "{node} could not be configured: {told}.",
+        "Correct that and start it again; until then it does nothing.",
+    ),
     "node_not_active": Text(
         ERROR,
-        "{node} is {state}, not active. {told}",
-        "Loading a model takes a while. Otherwise correct what it says and start it again, or: ros2 lifecycle set "
-        "{path} configure, then activate.",
+        "{node} is {state}, not active.",
+        "ros2 lifecycle set {path} configure, then activate; with autostart: true, as in the launch files, it does "
+        "so by itself.",
     ),
     "no_watchdog": Text(
         WARNING,
@@ -154,9 +166,9 @@ TEXTS = {
     ),
     "frames_lost": Text(
         WARNING,
-        "{share:.0%} of the images on {topic} are lost on the way.",
-        "Is the DDS profile for images in force in the camera driver (docs/replay.md)? Over a network: "
-        "rgb_transport:=compressed.",
+        "{share:.0%} of the images on {topic} are missing: lost on the way, or left out by the camera.",
+        "Is the camera's machine overloaded? Is the DDS profile for images in force in its driver (docs/replay.md)? "
+        "Over a network: rgb_transport:=compressed.",
     ),
     "depth_unit": Text(
         ERROR,
@@ -267,6 +279,9 @@ TEXTS = {
     ),
     # what the nodes say
     "stands": Text(ERROR, "Therefore the controller stands: {state}, {message}.", "docs/motion.md, states."),
+    "stood": Text(
+        WARNING, "The controller stood {share:.0%} of the time: {state}, {message}.", "docs/motion.md, states."
+    ),
     "state": Text(NOTE, "The controller is in {state}: {message}."),
     "no_instruction": Text(
         NOTE,
