@@ -2,7 +2,8 @@
 
 Writes OUT/<name of BAG>/ in the VLN-CE layout of `lerobot.py`: an episode for each instruction in the recording, a
 frame whenever odometry has moved on by 0.25 m or turned by 15°, the action that comes closest to that, and as pixel
-goal the farthest place of the way to come whose floor the depth image shows. Where the recording has no camera that
+goal the farthest place of the way to come whose floor the depth image shows. An episode ends with its recording (or
+where the robot first drives backwards): its last frame becomes a STOP. Where the recording has no camera that
 looks down, the one it has takes both places.
 """
 
@@ -14,6 +15,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from s1_controller_node.path import STEP_SIZE, TURN_ANGLE
 MAX_GOAL_DISTANCE, MIN_GOAL_DISTANCE = 4.0, 0.3  # metres along the way, and from the robot
 GOAL_MARGIN = 6  # pixels that a pixel goal keeps from the edge of its image
 HIDDEN = 0.3  # metres that something has to be closer than the floor behind it to hide it
+HALFWAY_BACK = 0.7  # of the greatest distance so far: nearer than that the robot is on its way back
 PAIR_NS = SECOND // 20  # RGB and depth of one frame are at most this far apart
 FPS = 1.0  # discrete steps have no time; a second each
 
@@ -110,6 +113,16 @@ def action_between(before: np.ndarray, after: np.ndarray) -> int:
     return FORWARD
 
 
+def until_backwards(steps: Sequence[Step]) -> list[Step]:
+    """The steps before the robot first drives backwards: there is no action for that."""
+    for index, (before, after) in enumerate(pairwise(steps)):
+        heading = before.pose[2]
+        dx, dy = after.pose[:2] - before.pose[:2]
+        if dx * math.cos(heading) + dy * math.sin(heading) < -STEP_SIZE / 2:
+            return list(steps[: index + 1])
+    return list(steps)
+
+
 def camera_pose(pose: np.ndarray, mount: Mount) -> np.ndarray:
     """(4, 4) optical frame of the camera to odom."""
     cos, sin = math.cos(pose[2]), math.sin(pose[2])
@@ -136,9 +149,12 @@ def pixel_goal(
     floor = np.column_stack((way, np.zeros(len(way)), np.ones(len(way))))
     seen = (floor @ np.linalg.inv(to_camera).T)[:, :3]
     height, width = depth.shape
-    for later in range(len(way) - 1, 0, -1):
+    away = np.linalg.norm(way, axis=1)
+    # Where the way leads back, its later part says nothing about where the robot is to go now.
+    back = np.flatnonzero(away < np.maximum.accumulate(away) * HALFWAY_BACK)
+    for later in range((back[0] if len(back) else len(way)) - 1, 0, -1):
         arrives = along[later] - along[later - 1] > 0.02
-        if not arrives or along[later] > MAX_GOAL_DISTANCE or np.linalg.norm(way[later]) < MIN_GOAL_DISTANCE:
+        if not arrives or along[later] > MAX_GOAL_DISTANCE or away[later] < MIN_GOAL_DISTANCE:
             continue
         if seen[later, 2] <= 0.05:
             continue
@@ -204,8 +220,9 @@ def _intrinsic(recording: Recording, topic: str) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-def convert(bag: Path, out: Path, mount: Mount, instruction: str = "", remaps: dict[str, str] | None = None) -> int:
-    """Write the scene; returns the number of frames.
+def convert(bag: Path, out: Path, mount: Mount, instruction: str = "", remaps: dict[str, str] | None = None
+) -> tuple[int, int]:  # fmt: skip
+    """Write the scene; returns the numbers of frames written, and left out because the robot drove backwards.
 
     Raises:
         RecordingError, ConversionError: what the recording lacks. ImageError: an image that cannot be decoded.
@@ -227,13 +244,15 @@ def convert(bag: Path, out: Path, mount: Mount, instruction: str = "", remaps: d
             # The instruction that was last heard when the frame was recorded; frames before any belong to the first.
             episodes.setdefault(max(0, bisect.bisect_right(times, step.rgb.time_ns) - 1), []).append(step)
         setting = CameraSetting(round(mount.height * 100), round(mount.pitch), round(mount.pitch))
-        frames = 0
+        frames, left_out = 0, 0
         with CeSceneWriter(out / bag.stem, setting, intrinsic, mount.forward, FPS) as writer:
             for number, steps in episodes.items():
-                frames += writer.add_episode([texts[number][1]], _frames(steps, intrinsic, mount))
+                used = until_backwards(steps)
+                left_out += len(steps) - len(used)
+                frames += writer.add_episode([texts[number][1]], _frames(used, intrinsic, mount))
     if not frames:
         raise ConversionError(f"{bag}: no frame with RGB, depth and a pose")
-    return frames
+    return frames, left_out
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -242,20 +261,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder of the data set; the recording becomes a scene in it")
     parser.add_argument("--height", type=float, required=True, help="of the camera above the floor, metres")
     parser.add_argument("--pitch", type=float, default=0.0, help="of the camera, degrees downwards")
-    parser.add_argument(
-        "--forward", type=float, default=0.0, help="of the camera ahead of the robot, metres"
-    )
+    parser.add_argument("--forward", type=float, default=0.0, help="of the camera ahead of the robot, metres")
     parser.add_argument("--instruction", default="", help="instead of those in the recording")
     parser.add_argument("--remap", action="append", default=[], metavar="RECORDED:=NAME", help="as in make replay")
     options = parser.parse_args(words)
     try:
         remaps = dict(word.split(":=", 1) for word in options.remap)
         mount = Mount(options.height, options.forward, options.pitch)
-        frames = convert(options.bag, options.out, mount, options.instruction, remaps)
+        frames, left_out = convert(options.bag, options.out, mount, options.instruction, remaps)
     except (ConversionError, RecordingError, ImageError, ValueError, OSError) as error:
         print(f"convert_bag: {error}", file=sys.stderr)
         return 1
     print(f"{options.out / options.bag.stem}: {frames} frames")
+    if left_out:
+        print(f"{left_out} frames left out: the robot drove backwards, and there is no action for that")
     return 0
 
 

@@ -18,7 +18,7 @@ H is the camera's height, P its pitch downwards: a level one for the prompt, one
     videos/chunk-000/observation.images.rgb/*.jpg and observation.images.depth/*.png (1/10000 m)
 
 Everything but the images is read once and kept as memory-mapped arrays in `<root>/.index/`; the index is built anew
-when a parquet or meta file changes.
+when a parquet or meta file changes, or an image comes or goes.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _decode(path: Path, flags: int, kind: type, rank: int, size: tuple[int, int]
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    what = _broken(data, path.suffix)
+    what = _broken(data[:8], data[-128:], len(data), path.suffix)
     pixels = None if what else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
         raise DataError(f"{path}: {what or 'cannot be decoded'}")
@@ -144,22 +144,21 @@ _MARKS = {  # beginning, end, and how many bytes some encoders leave behind the 
 }
 
 
-def _broken(data: bytes, suffix: str) -> str:
+def _broken(begin: bytes, end: bytes, size: int, suffix: str) -> str:
     """What is wrong with an image file by its ends; empty when nothing is. A cut JPEG would decode to grey."""
-    begin, end, slack = _MARKS[suffix]
-    if not data.startswith(begin):
-        return f"is not a {suffix[1:].upper()} ({len(data)} bytes)"
-    if end not in data[-len(end) - slack :]:
-        return f"ends in the middle ({len(data)} bytes)"
+    first, last, slack = _MARKS[suffix]
+    if not begin.startswith(first):
+        return f"is not a {suffix[1:].upper()} ({size} bytes)"
+    if last not in end[-len(last) - slack :]:
+        return f"ends in the middle ({size} bytes)"
     return ""
 
 
 def _broken_file(path: Path) -> str:
     with path.open("rb") as file:
-        head = file.read(8)
-        size = file.seek(0, 2)
+        begin, size = file.read(8), file.seek(0, 2)
         file.seek(max(0, size - 128))
-        return _broken(head + file.read(), path.suffix)
+        return _broken(begin, file.read(), size, path.suffix)
 
 
 # ------------------------------------------------------------------------------------------------- reading one file
@@ -303,7 +302,9 @@ def _open_index(
     root: Path, name: str, options: dict[str, Any], build: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Arrays, memory-mapped, and other values of an index; built by `build` when there is none for these files."""
-    stats = [(str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in _metadata_files(root)]
+    # A folder changes its time when an image comes or goes.
+    depended_on = [*_metadata_files(root), *sorted(root.glob("**/videos/*/*"))]
+    stats = [(str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in depended_on]
     key = hashlib.sha256(json.dumps([_INDEX_VERSION, name, options, stats]).encode()).hexdigest()[:16]
     folder = root / ".index" / f"{name}-{key}"
     if not folder.is_dir():
@@ -372,12 +373,22 @@ def _image_size(path: Path) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------------- VLN-CE layout
 
 
+def _first_columns(parquets: Sequence[Path]) -> tuple[list[str], Path | None]:
+    """Column names of the first file that can be read."""
+    for path in parquets:
+        try:
+            return pq.read_schema(path).names, path
+        except (pa.ArrowException, OSError):
+            continue  # named with the other problems when the index is built
+    return [], None
+
+
 def find_setting(root: Path) -> CameraSetting:
     """The cameras of a VLN-CE style data set, by the names of its columns and image folders."""
-    parquet = next(iter(sorted(root.glob("*/data/chunk-*/episode_*.parquet"))), None)
+    names, parquet = _first_columns(sorted(root.glob("*/data/chunk-*/episode_*.parquet")))
     if parquet is None:
-        raise DataError(f"{root}: no <scene>/data/chunk-000/episode_*.parquet in there")
-    goals = re.findall(r"^goal\.(\d+)cm_(\d+)deg$", "\n".join(pq.read_schema(parquet).names), re.MULTILINE)
+        raise DataError(f"{root}: no readable <scene>/data/chunk-000/episode_*.parquet in there")
+    goals = re.findall(r"^goal\.(\d+)cm_(\d+)deg$", "\n".join(names), re.MULTILINE)
     folders = parquet.parents[2].glob("videos/chunk-*/observation.images.rgb.*")
     images = {m.groups() for f in folders if (m := re.search(r"rgb\.(\d+)cm_(\d+)deg$", f.name))}
     pairs = {(int(h), int(level), int(down)) for h, down in goals for other, level in images if other == h}
