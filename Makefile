@@ -61,8 +61,9 @@ check-data: setup  ## what is in a data set, with pictures: DATA=<folder> OUT=<f
 	@$(WITH_ENV) exec python -m dual_nav_training.check_dataset "$(or $(DATA),$(error give DATA=<data set>))" \
 	  $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-train: setup  ## training: MODE=s2|s1_navdp|dual|joint DATA=<data set> MODEL=<checkpoint> OUT=<run folder> CONFIG=<yaml> PROCESSES=<accelerate yaml>
-	@$(WITH_ENV) exec python $(if $(PROCESSES),-m accelerate.commands.launch --config_file "$(PROCESSES)") \
+train: setup  ## training: MODE=s2|s1_navdp|dual|joint DATA=<data set> MODEL=<checkpoint> OUT=<run folder> CONFIG=<yaml> PROCESSES=<number, or accelerate yaml>
+	@$(WITH_ENV) exec python $(if $(filter %.yaml,$(PROCESSES)),-m accelerate.commands.launch --config_file "$(PROCESSES)",\
+	  $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc-per-node $(PROCESSES))) \
 	  -m dual_nav_training.train $(or $(MODE),$(error give MODE=s2, s1_navdp, dual or joint)) \
 	  --config "$(or $(CONFIG),training/config/$(MODE).yaml)" --data "$(or $(DATA),$(error give DATA=<data set>))" \
 	  --checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint to begin with>))" --output "$(or $(OUT),runs/$(MODE))" $(ARGS)

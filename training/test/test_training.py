@@ -199,9 +199,8 @@ def test_two_processes_with_accumulation_give_the_curve_of_one(material, tmp_pat
         trainer={**steps, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2},
     )
     train("joint", one, data=material / "ce", checkpoint=str(material / "navdp_async"), output=tmp_path / "one")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    launch += ["-m", *command("joint", two, tmp_path / "two", material, "navdp_async")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    launch += command("joint", two, tmp_path / "two", material, "navdp_async")
     done = subprocess.run(launch, env=ONE_THREAD, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=CURVE_TOLERANCE)
