@@ -71,14 +71,15 @@ class _OracleNode(ManagedNode):
         raise TypeError(f"{type(self).__name__} has no begin()")
 
     def _on_episode(self, message: String) -> None:
-        self._poses.clear()
         self._episode = episode_named(message.data) if message.data else None
         if self._episode is not None:
             self.begin(self._episode)
 
     def _on_pose(self, message: Odometry) -> None:
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
-        self._newest_ns = to_nanoseconds(message.header.stamp)
+        before, self._newest_ns = self._newest_ns, to_nanoseconds(message.header.stamp)
+        if self._newest_ns < before:  # another simulator
+            self._poses.clear()
         self._poses[self._newest_ns] = Pose(position.x, position.y, yaw_of(orientation.z, orientation.w))
         while len(self._poses) > MEMORY:
             del self._poses[next(iter(self._poses))]
@@ -156,7 +157,9 @@ class OracleS2(_OracleNode):
     def _on_state(self, message: ControllerState) -> None:
         if (message.episode_id, message.plan_number) == (self._episode_id, self._plans - 1):
             asks = message.ask != ControllerState.ASK_NO
-            self._asked_from_ns = to_nanoseconds(message.frames_from) if asks else None
+            # Not from a frame older than the one S1 has worked on: that may be still on its way to here.
+            oldest_ns = max(to_nanoseconds(message.frames_from), to_nanoseconds(message.header.stamp))
+            self._asked_from_ns = oldest_ns if asks else None
         elif self._plans and time.monotonic() - self._sent_at > ACKNOWLEDGE_TIMEOUT:
             # S1 answers a plan within a control period; this much later it must have refused it, or missed it.
             self._asked_from_ns = 0
@@ -174,8 +177,10 @@ class OracleS2(_OracleNode):
         if not (self.is_active and self._under_way) or self._frame is None or self._asked_from_ns is None:
             return
         stamp_ns = to_nanoseconds(self._frame.stamp)
+        if stamp_ns < self._asked_from_ns or stamp_ns <= self._planned_ns or self._newest_ns < stamp_ns:
+            return  # or the pose is still on its way
         pose = self._pose_at(stamp_ns)
-        if stamp_ns < self._asked_from_ns or stamp_ns <= self._planned_ns or pose is None:
+        if pose is None:
             return
         started = time.perf_counter()
         plan = self._planner.plan(pose)
@@ -239,10 +244,14 @@ class OracleS1(_OracleNode):
     def _on_frame(self, message: CameraInfo) -> None:
         self._frame_stamp_ns = to_nanoseconds(message.header.stamp)
         self._frames += self._frame_stamp_ns > self._plan_stamp_ns
-        if self._controller is not None and self.is_active:
+        # A frame is answered while there is something to answer: the plan may have been followed for long enough.
+        if self._controller is not None and self.is_active and self._answers_frames(self._controller):
             self._send_state(self._controller)
             if self._controller.path and self._path_publisher.get_subscription_count():
                 self._send_path(self._controller.path, message.header)
+
+    def _answers_frames(self, controller: OracleController) -> bool:
+        return not (self._turning or controller.done or controller.stopped)
 
     def _on_plan(self, message: S2Plan) -> None:
         number = (message.episode_id, message.plan_number)
@@ -297,8 +306,8 @@ class OracleS1(_OracleNode):
             state.frames_from = to_stamp(self._newest_ns)
         else:
             state.state = ControllerState.TURNING if self._turning else ControllerState.FOLLOWING
-            state.path_wanted = not self._turning  # a frame is answered: the next plan may be due
-            if not self._turning and self._frames >= self._settings.plan_step_gap:
+            state.path_wanted = self._answers_frames(controller)
+            if state.path_wanted and self._frames >= self._settings.plan_step_gap:
                 state.ask = ControllerState.ASK_STEP_GAP
         state.actions_left = controller.actions_left
         self._state_publisher.publish(state)

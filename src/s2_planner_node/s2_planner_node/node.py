@@ -169,7 +169,8 @@ class S2Planner(ManagedNode):
             message.episode_id,
             message.plan_number,
             message.ask != ControllerState.ASK_NO,
-            to_nanoseconds(message.frames_from),
+            # Not from a frame older than the one S1 has worked on: that may be still on its way to here.
+            max(to_nanoseconds(message.frames_from), to_nanoseconds(message.header.stamp)),
             self.now_ns(),
         )
         if self._newest_frame is not None and self._is_due(to_nanoseconds(self._newest_frame.header.stamp)):
