@@ -42,6 +42,7 @@ from nav_msgs_ext.msg import ControllerState, S2Plan
 from .camera import Camera
 from .lockstep import NOBODY, ControllerSaid, LockStep
 from .parameters import SimulatorParameters
+from .pictures import draw_walls
 from .simulator import Pose, Simulator
 from .worlds import CELL, Flat
 
@@ -319,7 +320,9 @@ class NavSim(ManagedNode):
         self._map_publisher.publish(message)
 
     def _publish_map_picture(self, simulator: Simulator, stamp_ns: int) -> None:
-        picture, _ = simulator.plan_view(robot=False)
+        picture, scale = simulator.plan_view(robot=False)
+        picture = np.ascontiguousarray(picture)
+        draw_walls(picture, simulator.flat, scale)
         header = Header(stamp=to_stamp(stamp_ns), frame_id="map")
         self._map_picture_publisher.publish(images.image_from_array(picture, "rgb8", header))
 

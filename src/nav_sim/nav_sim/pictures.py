@@ -12,6 +12,7 @@ from .episodes import Episode
 from .grid import Point
 from .judge import Result
 from .simulator import Simulator
+from .worlds import Flat
 
 WIDTH = 960
 _BAND = 64  # pixels for the text below the picture
@@ -31,10 +32,7 @@ def episode_picture(
     def pixel(point: Point) -> tuple[int, int]:
         return round(point[0] * scale), round(height - 1 - point[1] * scale)
 
-    for wall in episode.flat.walls:
-        cv2.rectangle(
-            image[:height], pixel((wall.x0 / 100, wall.y0 / 100)), pixel((wall.x1 / 100, wall.y1 / 100)), _WALL, -1
-        )
+    draw_walls(image[:height], episode.flat, scale)
     for goal in episode.goals:
         item = episode.flat.items[goal]
         corners = cv2.boxPoints(
@@ -61,6 +59,16 @@ def episode_picture(
         size = min(0.6, 0.6 * (WIDTH - 16) / max(1, cv2.getTextSize(text, _FONT, 0.6, 1)[0][0]))
         cv2.putText(image, text, (8, height + 24 + 26 * row), _FONT, size, (20, 20, 20), 1, cv2.LINE_AA)
     return image
+
+
+def draw_walls(image: np.ndarray, flat: Flat, scale: float) -> None:
+    """Fill the walls in a picture of the flat from above (`Simulator.plan_view`)."""
+    for wall in flat.walls:
+        corners = [
+            (round(x / 100 * scale), round(image.shape[0] - 1 - y / 100 * scale))
+            for x, y in ((wall.x0, wall.y0), (wall.x1, wall.y1))
+        ]
+        cv2.rectangle(image, corners[0], corners[1], _WALL, -1)
 
 
 def save(image: np.ndarray, path: Path) -> None:

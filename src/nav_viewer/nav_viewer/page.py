@@ -27,7 +27,7 @@ _TURNING = 0.15  # share of the robot's turn the view makes up for with each upd
 _VIEWS = {"Behind": (-2.9, 0.0, 2.3), "Above": (-0.6, 0.0, 7.5), "Side": (0.6, -3.6, 1.8)}  # m from the robot
 _LOOK_AT = (0.9, 0.0, 0.2)
 _ORIGIN = Pose()
-_NO_LINES = np.zeros((0, 2, 3), np.float32)
+_NO_LINES = np.zeros((1, 2, 3), np.float32)  # one that is not seen
 _NO_POINTS = np.zeros((0, 3), np.float32)
 
 
@@ -157,7 +157,9 @@ class Page:
         )
         below = "/view/map/odom"
         self._driven = scene.add_line_segments(f"{below}/driven", _NO_LINES, _deeper(DRIVEN), thickness=0.035)
-        self._candidates = scene.add_line_segments(f"{below}/candidates", _NO_LINES, PATH, thickness=0.012)
+        self._candidates = scene.add_line_segments(
+            f"{below}/candidates", _NO_LINES, np.zeros((1, 2, 3), np.uint8), thickness=0.012
+        )
         self._path = scene.add_line_segments(f"{below}/path", _NO_LINES, _deeper(PATH), thickness=0.06)
         self._cloud = scene.add_point_cloud(
             f"{below}/cloud", _NO_POINTS, np.zeros((0, 3), np.uint8), point_size=0.022, point_shading="flat"

@@ -38,6 +38,7 @@ FLAGS = ("--no-sandbox", "--enable-unsafe-swiftshader", "--disable-background-ne
          "--disable-component-update", "--disable-sync", "--no-first-run")  # fmt: skip
 WINDOW = {"width": 1280, "height": 800}
 SCENE = (slice(160, 800), slice(360, 920))  # rows, columns of the window between the panels
+CANDIDATE = (255, 0, 0)
 PERIOD = 0.1
 PATIENCE = 120.0  # s; software rendering on a busy machine
 
@@ -120,7 +121,7 @@ class Robot:
             pose.pose.position = Point(x=x + ahead, y=0.1 * ahead * ahead)
             path.poses.append(pose)
         self.publishers["s1/path"].publish(path)
-        marker = Marker(header=header, type=Marker.LINE_STRIP, color=ColorRGBA(r=1.0, a=1.0))
+        marker = Marker(header=header, type=Marker.LINE_STRIP, color=ColorRGBA(r=CANDIDATE[0] / 255, a=1.0))
         marker.points = [Point(x=x, y=0.0), Point(x=x + 2.0, y=-1.0)]
         self.publishers["s1/candidates"].publish(MarkerArray(markers=[marker]))
 
@@ -207,6 +208,7 @@ def test_the_path_is_seen_when_there_is_one(robot, viewer, page):
     without = alike(screenshot(page)[SCENE], PATH)
     robot.has_path = True
     until(lambda: alike(screenshot(page)[SCENE], PATH) > without + 200, "the path is seen")
+    until(lambda: alike(screenshot(page)[SCENE], CANDIDATE) > 30, "the candidate is seen in its colour")
     keep = os.environ.get("NAV_VIEWER_SCREENSHOT")
     if keep:
         page.screenshot(path=keep, timeout=PATIENCE * 1e3)
