@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dual_nav_training.run_folder import RunError
+from dual_nav_training.small import train_s2
 from dual_nav_training.small.batches import Ask, View
 from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.language import (
@@ -20,10 +22,11 @@ from dual_nav_training.small.language import (
     word_tokens,
 )
 from dual_nav_training.small.network import small_config
-from dual_nav_training.small.objective import DRIVE, TURN
+from dual_nav_training.small.objective import DRIVE, GROUND, READ, SEE, STAGES, TURN
 from dual_nav_training.small.questions import mirrored, questions
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import CELL, LEVEL_CELLS, LOOK_DOWN_CELLS, PIXEL_GOAL, WAYPOINTS, views_of
+from dual_nav_util.checkpoint import CheckpointFolder
 from nav_sim import gl
 from nav_sim.camera import Camera
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
@@ -219,9 +222,13 @@ def test_labels_are_the_answers_and_coordinates_are_asked_for_where_they_are_sai
     assert set(first) <= set("←→↑STOP")
 
 
-def test_the_loss_falls_on_a_few_views(made, views, items):
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls_on_a_few_views(made, views, items, stage):
     task = build(small_config(**TINY), seed=4)[0]
+    task.stage = stage
     batch = batch_of(made, views, items)
+    if stage == SEE:
+        batch = {name: value for name, value in batch.items() if not name.startswith((TURN, DRIVE))}
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
@@ -231,8 +238,10 @@ def test_the_loss_falls_on_a_few_views(made, views, items):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
-    unused = [name for name, parameter in task.named_parameters() if parameter.grad is None]
-    assert not unused
+    unused = {name for name, parameter in task.named_parameters() if parameter.grad is None}
+    assert any(".visual." in name for name in unused) == (stage == READ)
+    assert any(".layers." in name for name in unused) == (stage == SEE)
+    assert stage != GROUND or unused == {"directions"}
 
 
 def test_the_checkpoint_drives_both_nodes(made, tmp_path):
@@ -248,3 +257,25 @@ def test_the_checkpoint_drives_both_nodes(made, tmp_path):
         assert planner._processor.grid(384, 384) == (1, 2 * LEVEL_CELLS[0], 2 * LEVEL_CELLS[1])
         assert planner._processor.grid(*image.shape[:2]) == (1, 2 * LOOK_DOWN_CELLS[0], 2 * LOOK_DOWN_CELLS[1])
         load_policy(folder, PolicyConfig(num_samples=2))
+
+
+def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
+    (tmp_path / "views").mkdir()
+    np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
+    monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
+
+    def run(output, steps):
+        stages = [train_s2.Stage(name, count, 2, 2 * (name != SEE)) for name, count in steps.items()]
+        return train_s2.train(
+            tmp_path / "views", tmp_path / output, stages, eval_views=None, system1="nextdit_async", seed=1
+        )
+
+    whole = CheckpointFolder(run("whole", {READ: 3, SEE: 2, GROUND: 2}))
+    with pytest.raises(RunError, match="steps was 3, is 4"):
+        run("whole", {READ: 4})
+    monkeypatch.setattr(train_s2.NavTrainer, "training_step", None)  # nothing is left to train
+    again = CheckpointFolder(run("whole", {READ: 3, SEE: 2, GROUND: 2}))
+    tensors = whole.load(whole.keys())
+    assert "model.latent_queries" in tensors
+    for key, tensor in tensors.items():
+        torch.testing.assert_close(again.load([key])[key], tensor, rtol=0, atol=0)

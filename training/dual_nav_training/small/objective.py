@@ -1,11 +1,16 @@
 """What the small planner is trained on: its answers, and a good deal that the data of a simulator can tell beyond.
 
-The language-model loss alone finds no connection between words and image cells in the time there is. So in training
+The language-model loss alone finds no connection between words and image cells in the time there is. So training has
+three stages. The language model first learns to READ, with image features made from the labels: the word of the kind
+plus the word of the colour, floor and distance (`painted`). The vision tower learns to SEE, that is to make the same
+features of images. Then both learn together to GROUND words in images. And in training
 
 - image features are compared with the words' own embeddings: a cell that shows a blue chair must resemble "blue" and
-  "chair"; and they must tell floor, distance and the cell's place in the image (`features`);
+  "chair"; and they must tell floor and distance (`features`);
 - in the middle and at the end of the language model, image cells must know whether they show what the instruction
-  names (`cells`), and the one where the pixel goal lies must stand out (`place`);
+  names (`cells`), and the one where the pixel goal lies must stand out (`spot`);
+- in the middle they must know their row and column (`place`): the vision tower cannot tell them, its attention knows
+  relative positions only;
 - the positions that answer must attend to these cells (`attention`);
 - the latents must tell the way to come (`way`), which S1 will need of them.
 
@@ -27,14 +32,26 @@ from dual_nav_training.small.language import COLOURS, KINDS, NUMBERS, word_token
 from dual_nav_training.small.network import SCALE, Decoded, SmallPlanner
 from dual_nav_training.small.views import LEVEL_CELLS, LOOK_DOWN_CELLS, WAYPOINTS
 
+READ, SEE, GROUND = STAGES = ("read", "see", "ground")
 TURN, DRIVE = "turn", "drive"  # questions answered at once, and those with a look-down turn and a pixel goal
 CAMERAS = {"level": LEVEL_CELLS, "look_down": LOOK_DOWN_CELLS}
-WEIGHTS = {"features": 0.3, "decision": 1.0, "pixel": 0.5, "cells": 1.0, "place": 0.3, "attention": 0.3, "way": 1.0}
+WEIGHTS = {
+    "features": 0.3,
+    "painted": 1.0,
+    "decision": 1.0,
+    "pixel": 0.5,
+    "cells": 1.0,
+    "spot": 0.3,
+    "place": 0.2,
+    "attention": 0.3,
+    "way": 1.0,
+}
 _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _SHOWN = 4.0  # weight of cells that show the goal: there are few
 _WAY_SCALE = 2.0  # metres
+_NOISE = 0.5  # of painted features, in units of their own deviation
 
 
 class GroundingTask(nn.Module):
@@ -42,6 +59,7 @@ class GroundingTask(nn.Module):
 
     def __init__(self, planner: SmallPlanner, tokenizer: Tokenizer) -> None:
         super().__init__()
+        self.stage = GROUND
         self.planner = planner
         width = planner.latent_queries.shape[-1]
         token = tokenizer.token_to_id
@@ -50,6 +68,7 @@ class GroundingTask(nn.Module):
         self.register_buffer("_numbers", torch.tensor([token(number) for number in NUMBERS]), persistent=False)
         self._image_token = token("<|image_pad|>")
         self.nothing = nn.Parameter(SCALE * torch.randn(2, width))  # what no kind, no colour resembles
+        self.directions = nn.Parameter(SCALE * torch.randn(2, width))  # of floor and distance in painted features
         self.sharpness = nn.Parameter(torch.full((2,), 0.5))
         self.geometry = nn.Linear(width, 2)  # floor, logarithm of the distance
         self.place = nn.Linear(width, max(columns for _, columns in CAMERAS.values()) + LEVEL_CELLS[0])
@@ -58,8 +77,16 @@ class GroundingTask(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
         """`losses` (1,), the mean over the questions, and its `parts` for the log."""
-        features = {camera: self.planner.encode(batch[camera]) for camera in CAMERAS}
-        parts = {"features": sum(self._feature_loss(camera, features[camera], batch) for camera in CAMERAS)}
+        painted = {camera: self.painted(camera, batch) for camera in CAMERAS}
+        parts: dict[str, Tensor] = {}
+        if self.stage == READ:
+            features = {camera: image + _NOISE * SCALE * torch.randn_like(image) for camera, image in painted.items()}
+        else:
+            features = {camera: self.planner.encode(batch[camera]) for camera in CAMERAS}
+            parts["features"] = sum(self._feature_loss(camera, features[camera], batch) for camera in CAMERAS)
+        if self.stage == SEE:
+            errors = [F.mse_loss(features[camera].float(), painted[camera].detach()) for camera in CAMERAS]
+            parts["painted"] = sum(errors) / SCALE**2
         groups = {
             group: {name.removeprefix(f"{group}_"): value for name, value in batch.items() if name.startswith(group)}
             for group in (TURN, DRIVE)
@@ -86,12 +113,16 @@ class GroundingTask(nn.Module):
         geometry = self.geometry(features).float()
         floor = F.binary_cross_entropy_with_logits(geometry[..., 0], batch[f"{camera}_floor"])
         distance = F.mse_loss(geometry[..., 1], batch[f"{camera}_distance"].log())
-        rows, columns = CAMERAS[camera]
-        place = self.place(features).float().flatten(0, 1)
-        cell = torch.arange(rows * columns, device=features.device).repeat(len(features))
-        across = F.cross_entropy(place[:, : -LEVEL_CELLS[0]], cell % columns)
-        down = F.cross_entropy(place[:, -LEVEL_CELLS[0] :], cell // columns)
-        return named / weight.sum() + 0.5 * (floor + distance) + 0.2 * (across + down)
+        return named / weight.sum() + 0.5 * (floor + distance)
+
+    def painted(self, camera: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Features (B, cells, D) as they should be, from what each cell shows."""
+        named = [
+            torch.cat([self.planner.embeddings[tokens], self.nothing[number : number + 1]])[batch[f"{camera}_{what}"]]
+            for number, (what, tokens) in enumerate((("kind", self._kinds), ("colour", self._colours)))
+        ]
+        measured = torch.stack([batch[f"{camera}_floor"], batch[f"{camera}_distance"].log()], -1)
+        return (sum(named) + measured @ self.directions) / 2
 
     def looks_like(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """How much each cell resembles each kind and colour, the last of each being none: (…, cells, words)."""
@@ -134,7 +165,8 @@ class GroundingTask(nn.Module):
             losses["cells"] = losses.get("cells", 0.0) + known
             if group == DRIVE:
                 found = F.cross_entropy(cells[:, levels:, 1], own["pixel_cell"])
-                losses["place"] = losses.get("place", 0.0) + found
+                losses["spot"] = losses.get("spot", 0.0) + found
+        losses["place"] = self._place_loss(decoded.middle[is_image].view(count, -1, hidden.shape[-1]))
         cell_index = is_image.nonzero()[:, 1].view(count, 1, -1)
         attention = decoded.attention.mean(1)
         attention = attention.gather(-1, cell_index.expand(-1, attention.shape[1], -1))
@@ -152,6 +184,21 @@ class GroundingTask(nn.Module):
             way = self.way(latents.mean(1)).float().view(count, WAYPOINTS, 2)
             losses["way"] = F.smooth_l1_loss(way, own["waypoints"] / _WAY_SCALE, beta=0.1)
         return losses
+
+    def _place_loss(self, cells: Tensor) -> Tensor:
+        """Rows and columns of image cells (Q, cells, D), the level image's first."""
+        told = self.place(cells).float()
+        loss: Tensor | float = 0.0
+        start = 0
+        for rows, columns in CAMERAS.values():
+            if start == cells.shape[1]:
+                break
+            part = told[:, start : start + rows * columns].flatten(0, 1)
+            cell = torch.arange(rows * columns, device=cells.device).repeat(len(cells))
+            across, down = part.split([told.shape[-1] - LEVEL_CELLS[0], LEVEL_CELLS[0]], -1)
+            loss = loss + F.cross_entropy(across, cell % columns) + F.cross_entropy(down, cell // columns)
+            start += rows * columns
+        return loss
 
     def _answer_loss(self, hidden: Tensor, labels: Tensor, decided_at: Tensor) -> Tensor:
         """Sum of the language-model loss on the answers but for coordinates."""

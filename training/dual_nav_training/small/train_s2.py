@@ -1,7 +1,7 @@
 """Train the small planner on views: `python -m dual_nav_training.small.train_s2 --views FOLDER --output RUN`.
 
-Two stages in one run folder: `see`, images only, then `ground`, with questions. Started again it goes on from the
-last checkpoint. The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
+Three stages in one run folder, see objective.py: `read`, `see`, `ground`. Started again it goes on from the last
+checkpoint. The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dual_nav_training.small.checkpoint import (
 )
 from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_tokenizer
 from dual_nav_training.small.network import SmallPlanner, small_config
-from dual_nav_training.small.objective import GroundingTask
+from dual_nav_training.small.objective import GROUND, READ, SEE, GroundingTask
 from dual_nav_training.trainer import NavTrainer
 from s2_planner_node.prompt import PromptProtocol
 
@@ -40,7 +40,7 @@ from s2_planner_node.prompt import PromptProtocol
 class Stage:
     """One stage of training."""
 
-    name: str
+    name: str  # of objective.STAGES
     steps: int
     images: int  # of a step
     questions: int  # about each image
@@ -68,6 +68,7 @@ def train(
     held_back = Views(eval_views) if eval_views else None
     for stage in stages:
         run = RunFolder(output / stage.name)
+        task.stage = stage.name
         arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
         description = {"views": str(views), "samples": len(samples), "config": config}
         run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
@@ -82,7 +83,10 @@ def train(
             callbacks=[MetricsFile(run)],
         )
         last = run.last_checkpoint()
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if last is not None and last.name == f"checkpoint-{stage.steps}":
+            trainer._load_from_checkpoint(str(last))  # finished: going on would train one step more
+        else:
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
     tensors: dict[str, Tensor] = planner_tensors(task.planner)
     return write_small_checkpoint(output / "model", dual_config(config, system1), tensors, tokenizer, seed=seed)
 
@@ -120,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--views", type=Path, required=True)
     parser.add_argument("--eval-views", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--see-steps", type=int, default=600)
+    parser.add_argument("--read-steps", type=int, default=1500)
+    parser.add_argument("--see-steps", type=int, default=1500)
     parser.add_argument("--ground-steps", type=int, default=6000)
     parser.add_argument("--images", type=int, default=14, help="of a step; half as many more while only seeing")
     parser.add_argument("--questions", type=int, default=4, help="about each image")
@@ -128,8 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     stages = (
-        Stage("see", options.see_steps, options.images * 3 // 2, 0),
-        Stage("ground", options.ground_steps, options.images, options.questions),
+        Stage(READ, options.read_steps, options.images, options.questions),
+        Stage(SEE, options.see_steps, options.images * 3 // 2, 0),
+        Stage(GROUND, options.ground_steps, options.images, options.questions),
     )
     try:
         model = train(
