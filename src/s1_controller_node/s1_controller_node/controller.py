@@ -100,20 +100,23 @@ class Controller:
             self._motion.on_plan(plan)
             return plan
 
-    def settle(self, now_ns: int) -> None:
+    def settle(self, now_ns: int) -> bool:
         """Follow the plan that waits for its frame, if it can be found by now. Call it when a frame came, and often.
+
+        Returns:
+            Whether there is a new task.
 
         Raises:
             PlanRefused: the frame has not come within FRAME_WAIT, or was lost.
         """
         with self._lock:
             if self._waiting is None:
-                return
+                return False
             plan, since_ns = self._waiting
             newest_ns = self._frames.newest_stamp_ns
             on_its_way = newest_ns is None or newest_ns < plan.stamp_ns
             if on_its_way and seconds_between(since_ns, now_ns) < FRAME_WAIT:
-                return
+                return False
             self._waiting = None
             try:
                 task = Task(plan, self._frames.find(plan.stamp_ns))
@@ -121,6 +124,13 @@ class Controller:
                 raise PlanRefused(f"{plan.label()} refused: {error}", malformed=False) from error
             self._task = task
             self._motion.on_plan(plan)
+            return True
+
+    @property
+    def newest_task(self) -> Task | None:
+        """That of the newest plan, also while no path of it is wanted."""
+        with self._lock:
+            return self._task
 
     def task(self, frame_stamp_ns: int | None = None) -> Task | None:
         """What to sample a path for on a frame of this stamp (None: any); None when no path is wanted now."""

@@ -393,8 +393,8 @@ class S1Controller(ManagedNode):
     # ---------------------------------------------------------------------------------------- inference thread
 
     def _set_goal(self, _: None) -> None:
-        """What depends on the plan alone is computed when it comes and not when the next frame does."""
-        task = self._controller.task()
+        """What depends on the plan alone is computed when it comes, also while the last motion is being completed."""
+        task = self._controller.newest_task
         if task is not None:
             self._take_goal(task)
 
@@ -474,7 +474,8 @@ class S1Controller(ManagedNode):
     def _settle_plan(self) -> None:
         """Follow the plan that waited for its frame, from any thread."""
         try:
-            self._controller.settle(self.now_ns())
+            if self._controller.settle(self.now_ns()):
+                self._workers["inference"].put("goal", None)
         except PlanRefused as refusal:
             self.incidents.report("plan", str(refusal))
 

@@ -86,6 +86,14 @@ class Parameters:
     tracker: str = parameter(
         "mpc", "Law that tracks paths: model predictive control or pure pursuit", choices=("mpc", "pure_pursuit")
     )
+    solver_time_limit: float = parameter(
+        0.01,
+        "Of one MPC solution; when it is not enough, this period's command comes from pure pursuit",
+        low=1e-6,
+        high=1.0,
+        unit="s",
+        dynamic=True,
+    )
     open_loop: bool = parameter(
         False, "A recording is played: do not compare odometry with the commands. Never on a robot"
     )
@@ -237,6 +245,7 @@ class Parameters:
                 omega_max=min(self.cruise_turn_rate, self.max_angular_speed),
                 lateral_acceleration=self.lateral_acceleration,
                 actuation_delay=self.actuation_delay,
+                solver_time_limit=self.solver_time_limit,
             ),
             actions=ActionConfig(speed=min(speed, 0.6), turn_speed=min(self.turn_speed, self.max_angular_speed)),
             safety=SafetyConfig(
