@@ -1,8 +1,8 @@
-"""`make_bag FOLDER OUT`: a rosbag2 from a folder of RGB-D frames, as a robot's drivers would have recorded it.
+"""`make_bag FOLDER OUT` or `make_bag --scene NAME OUT`: a rosbag2 of an RGB-D camera, as drivers record it.
 
 FOLDER holds rgb/*.jpg or *.png, depth/*.png (16 bit, millimetres, aligned to rgb, 0 = no reading), intrinsics.json
 (width, height, fx, fy, cx, cy) and a CSV of poses (seconds, x, y [m], yaw [rad]). The frames are spread evenly at
---fps; poses are put in between at 50 Hz.
+--fps; poses are put in between at 50 Hz. --scene calculates the frames instead (see scenes.py).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from ament_index_python.packages import get_package_share_directory
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dual_nav_util.recording import SECOND
 
@@ -40,6 +41,7 @@ STREAM = Qos(
     False,
 )
 LATCHED = STREAM._replace(depth=1, durability=QosDurability.TRANSIENT_LOCAL)
+PLAN = "nav_msgs_ext/msg/S2Plan"
 COMPRESSIONS = ("none", "message", "file", "chunk")
 
 
@@ -73,11 +75,13 @@ def write_bag(
     storage: str = "mcap",
     compression: str = "none",
     jpeg: bool = False,
+    actions: Callable[[int], Sequence[int]] | None = None,
 ) -> int:
     """Write the recording; returns the number of frames.
 
     `poses`: float64 (frames, 3), x, y [m] and yaw [rad] of base_link in odom at each frame. `compression`: none,
-    message, file or (mcap) chunk, all zstd. `jpeg`: RGB as CompressedImage. Raises ValueError for poses of another
+    message, file or (mcap) chunk, all zstd. `jpeg`: RGB as CompressedImage. `actions`: what a planner decided on the
+    frame of this number, recorded as /s2/plan where it is not empty. Raises ValueError for poses of another
     number than the frames and for a storage that cannot be compressed that way.
     """
     if storage == "sqlite3" and compression == "chunk":
@@ -112,6 +116,13 @@ def write_bag(
             for name, kind in kinds.items()
         }
         rgb_topic = next(iter(kinds))
+        if actions is not None:
+            definition = Path(get_package_share_directory("nav_msgs_ext")) / "msg" / "S2Plan.msg"
+            types.register(get_types_from_msg(definition.read_text(), PLAN))
+            kinds["/s2/plan"] = PLAN
+            connections["/s2/plan"] = writer.add_connection(
+                "/s2/plan", PLAN, typestore=types, offered_qos_profiles=[LATCHED]
+            )
 
         def write(topic: str, stamp_ns: int, message: object) -> None:
             writer.write(connections[topic], stamp_ns, types.serialize_cdr(message, kinds[topic]))
@@ -139,6 +150,8 @@ def write_bag(
             write(rgb_topic, stamp, image)
             write(DEPTH, stamp, _image(t, header(stamp, optical), "16UC1", frame.depth))
             write(f"{CAMERA}/camera_info", stamp, _camera_info(t, header(stamp, optical), intrinsics))
+            if actions is not None and (decided := actions(count - 1)):
+                write("/s2/plan", stamp, _plan(types.types[PLAN], header(stamp, optical), count - 1, decided))
         if count != len(poses):
             raise ValueError(f"{len(poses)} poses, but {count} frames")
     return count
@@ -183,6 +196,26 @@ def _odometry(t: dict, header: object, row: np.ndarray) -> object:
     return t["nav_msgs/msg/Odometry"](header, "base_link", pose, twist)
 
 
+def _plan(plan: type, header: object, number: int, actions: Sequence[int]) -> object:
+    """A plan of episode 1 that holds discrete actions."""
+    nothing = {"traj_latents_shape": np.zeros(0, np.uint32), "traj_latents": np.zeros(0, np.float32)}
+    return plan(
+        header=header,
+        episode_id=1,
+        plan_number=number,
+        kind=0,
+        actions=np.array(actions, dtype=np.uint8),
+        pixel_goal_column=-1,
+        pixel_goal_row=-1,
+        image_width=0,
+        image_height=0,
+        look_down=False,
+        **nothing,
+        answer="",
+        inference_time=0.0,
+    )
+
+
 # ------------------------------------------------------------------------------------------------ folders of frames
 
 
@@ -218,8 +251,11 @@ def load_frames(pairs: Sequence[tuple[Path, Path]]) -> Iterable[RgbdFrame]:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make_bag", description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", type=Path, help="folder of frames: rgb/, depth/, intrinsics.json, poses .csv")
+    parser.add_argument("folder", type=Path, nargs="?", help="frames: rgb/, depth/, intrinsics.json, poses .csv")
     parser.add_argument("out", type=Path, help="rosbag2 folder to write; must not exist")
+    parser.add_argument(
+        "--scene", choices=("obstacle_appears",), help="calculated frames, and plans to go straight on"
+    )
     parser.add_argument("--fps", type=float, default=30.0, help="frames per second (default: 30)")
     parser.add_argument("--frames", type=int, help="only the first so many")
     parser.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
@@ -228,24 +264,27 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--instruction", default="Go past the robot stand and stop at the backpack.")
     options = parser.parse_args(words)
     try:
-        pairs, intrinsics, poses = read_folder(options.folder, options.frames)
+        if (options.folder is None) == (options.scene is None):
+            raise ValueError("give either a folder of frames or --scene")
         if options.out.exists():
             raise ValueError(f"{options.out} exists already")
-        count = write_bag(
-            options.out,
-            load_frames(pairs),
-            intrinsics,
-            poses,
-            options.instruction,
-            options.fps,
-            options.storage,
-            options.compression,
-            options.jpeg,
-        )
+        how = {"storage": options.storage, "compression": options.compression, "jpeg": options.jpeg}
+        fps = options.fps
+        if options.scene:
+            from dual_nav_bringup.scenes import CAMERA, ObstacleAppears  # which build on this module
+
+            scene = ObstacleAppears()
+            fps, frames, poses = scene.fps, scene.frames(), scene.poses()
+            count = write_bag(
+                options.out, frames, CAMERA, poses, options.instruction, fps, actions=scene.actions, **how
+            )
+        else:
+            pairs, intrinsics, poses = read_folder(options.folder, options.frames)
+            count = write_bag(options.out, load_frames(pairs), intrinsics, poses, options.instruction, fps, **how)
     except (ValueError, OSError, KeyError) as error:
         print(f"make_bag: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {count} frames, {count / options.fps:.1f} s at {options.fps:g} Hz")
+    print(f"{options.out}: {count} frames, {count / fps:.1f} s at {fps:g} Hz")
     return 0
 
 

@@ -17,6 +17,7 @@ from dual_nav_util.recording import SECOND, STAMPED_TYPES, Recording, Topic, rea
 CLOCK_PERIOD = 0.01  # [s] of wall time; finer than any control period
 # Reliable, so that every kind of subscriber can listen, and without waiting for slow ones: newest first.
 STREAM_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = ("instruction", "s2/plan")
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -55,7 +56,7 @@ class Player:
         self._played_as = {topic.name: played for played, topic in self.topics.items()}
         self._publishers: dict[str, Publisher] = {}
         for played, topic in self.topics.items():
-            qos = LATCHED_QOS if played == "instruction" else STREAM_QOS
+            qos = LATCHED_QOS if played in LATCHED else STREAM_QOS
             self._publishers[played] = node.create_publisher(message_class(topic.type), played, qos)
         if instruction:
             self._publishers["instruction"] = node.create_publisher(String, "instruction", LATCHED_QOS)
