@@ -31,10 +31,10 @@ from tqdm import tqdm
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.player import Player
-from dual_nav_util.recording import SECOND, Recording, RecordingError, choose_topics
 from dual_nav_bringup.report import summarise, table
 from dual_nav_bringup.supervisor import die_with_parent, exit_status
 from dual_nav_util.dds import image_transport_warnings
+from dual_nav_util.recording import SECOND, Recording, RecordingError, choose_topics
 
 NODES = ("s2_planner", "s1_controller")
 STOP_SECONDS = 20.0  # the runner needs at most 15 s to end its processes

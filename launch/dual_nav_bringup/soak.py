@@ -28,7 +28,6 @@ from std_msgs.msg import String
 
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.player import LATCHED_QOS, STREAM_QOS, Player
-from dual_nav_util.recording import Recording, RecordingError, choose_topics
 from dual_nav_bringup.replay import (
     ActiveWatch,
     ReplayError,
@@ -39,6 +38,7 @@ from dual_nav_bringup.replay import (
     positive,
     spinning_node,
 )
+from dual_nav_util.recording import Recording, RecordingError, choose_topics
 from nav_msgs_ext.msg import S2Plan
 
 SAMPLE_PERIOD = 1.0  # s
