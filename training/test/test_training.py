@@ -212,6 +212,14 @@ def test_two_processes_with_accumulation_give_the_curve_of_one(material, tmp_pat
     assert torch.allclose(first.load([key])[key], second.load([key])[key], atol=2e-4)
 
 
+def test_a_module_in_shards_has_the_loss_and_gradients_of_a_whole_one(material):
+    worker = Path(__file__).with_name("sharded_worker.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
+    folders = [str(material / "nextdit_async"), str(material / "ce")]
+    done = subprocess.run([*launch, *folders], env=ONE_THREAD, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_a_full_disk_is_said_and_leaves_the_checkpoint_before_it(material, tmp_path, monkeypatch, capsys):
     config = settings(6, trainer={"save_strategy": "steps", "save_steps": 2})
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -251,7 +259,9 @@ def test_an_unreadable_sample_is_named(material, tmp_path, capsys, workers):
     arguments = command("s2", config, tmp_path / "run", material, "none")[1:]
     arguments[arguments.index("--data") + 1] = str(data)
     assert main([*arguments, "--set", "trainer.max_steps=1"]) == 0  # the index is made, all files are there
-    broken = next((data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg"))
+    broken = next(
+        (data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg")
+    )
     broken.write_bytes(broken.read_bytes()[:200])
     arguments[arguments.index("--output") + 1] = str(tmp_path / "second")
     assert main(arguments) == 1
