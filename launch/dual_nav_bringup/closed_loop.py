@@ -309,13 +309,16 @@ class _Course:
         self._begin_ns: int | None = None  # stamp of the first plan's frame
         self._first_ns: int | None = None
         self._poses: dict[int, Pose] = {}  # all, by stamp
+        self._newest_ns = 0
         self._ahead: deque[int] = deque()  # stamps not yet judged
+        self._frames: deque[Image] = deque(maxlen=100)  # whose pose has not come yet
 
     def pose(self, message: Odometry) -> None:
         self.heard = time.monotonic()
         stamp_ns = to_nanoseconds(message.header.stamp)
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
         self._poses[stamp_ns] = Pose(position.x, position.y, yaw_of(orientation.z, orientation.w))
+        self._newest_ns = stamp_ns
         self._first_ns = stamp_ns if self._first_ns is None else self._first_ns
         self._ahead.append(stamp_ns)
         if self._begin_ns is None:
@@ -323,6 +326,7 @@ class _Course:
             return
         while self._ahead and not self.over:
             self._judge(self._ahead.popleft())
+        self._show_frames()
 
     def _judge(self, stamp_ns: int) -> None:
         since = stamp_ns - self._begin_ns
@@ -354,13 +358,19 @@ class _Course:
             self.arrived = True
 
     def frame(self, message: Image) -> None:
-        stamp_ns = to_nanoseconds(message.header.stamp)
-        pose = self._poses.get(stamp_ns)
-        if self._watch is None or self._begin_ns is None or pose is None or stamp_ns < self._begin_ns:
-            return
-        rgb = images.rgb_from_image(message, "rgb")
-        since = (stamp_ns - self._begin_ns) / SECOND
-        self._watch(Moment(since, pose, rgb, self._plan, self._goal, self.judge.driven))
+        self._frames.append(message)
+        self._show_frames()
+
+    def _show_frames(self) -> None:
+        """To those who watch: the frames whose pose is known."""
+        while self._frames and (stamp_ns := to_nanoseconds(self._frames[0].header.stamp)) <= self._newest_ns:
+            message = self._frames.popleft()
+            pose = self._poses.get(stamp_ns)
+            if self._watch is None or self._begin_ns is None or pose is None or stamp_ns < self._begin_ns:
+                continue
+            rgb = images.rgb_from_image(message, "rgb")
+            since = (stamp_ns - self._begin_ns) / SECOND
+            self._watch(Moment(since, pose, rgb, self._plan, self._goal, self.judge.driven))
 
 
 def plan_made(message: S2Plan) -> PlanMade:

@@ -93,6 +93,7 @@ def make_node() -> ManagedNode:
             folder = Path(parameters.folder or f"runs/recording-{datetime.now():%Y%m%d-%H%M%S}")
             folder.parent.mkdir(parents=True, exist_ok=True)
             self._messages = 0
+            self._waiting: list[tuple[Any, bytes]] = []  # for the time
             self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
             types = message_types()
@@ -107,14 +108,24 @@ def make_node() -> ManagedNode:
                 connection = self._writer.add_connection(name, kind, typestore=types, offered_qos_profiles=offered)
 
                 def write(data: bytes, connection: Any = connection) -> None:
-                    with self._lock:
-                        if self._writer is not None:
-                            self._writer.write(connection, self.now_ns(), data)
-                            self._messages += 1
+                    self._write(connection, data)
 
                 self.managed_raw_subscription(received, topic, write, profile(topic))
             self.managed_timer(FLUSH_PERIOD, self._flush)
             self.get_logger().info(f"recording to {folder.resolve()}")
+
+        def _write(self, connection: Any, data: bytes) -> None:
+            now_ns = self.now_ns()
+            with self._lock:
+                if self._writer is None:
+                    return
+                self._waiting.append((connection, data))
+                if now_ns == 0:  # simulated time that nobody has told yet
+                    return
+                for waiting in self._waiting:
+                    self._writer.write(waiting[0], now_ns, waiting[1])
+                self._messages += len(self._waiting)
+                self._waiting.clear()
 
         def release(self) -> bool:
             with self._lock:
