@@ -10,9 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace: source scripts/env.sh")
 
+from ament_index_python.packages import get_package_share_directory
 from scenario import make_checkpoint
 
 from dual_nav_bringup.closed_loop import ClosedLoop, LoopError, Parts
@@ -25,6 +27,7 @@ from nav_sim.simulator import Config
 pytestmark = pytest.mark.skipif(
     not gl.choose(), reason="neither EGL nor OSMesa can be used here: nothing is rendered"
 )
+SHARE = Path(get_package_share_directory("dual_nav_bringup"))
 SETTINGS = Settings(simulator=Config(look="plain"))
 KEYS = [("object", 0), ("relation", 0)]
 EVALUATE = [sys.executable, "-m", "dual_nav_bringup.evaluate", "--look", "plain", "--no-pictures"]
@@ -88,17 +91,23 @@ def test_the_oracles_come_to_the_same_over_dds_as_in_one_process(tmp_path):
 def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     from dual_nav_training.in_process import Parts as Modules
 
-    settings = Settings(simulator=Config(look="plain"), s1=str(model), s2=str(model), time_limit=6.0)
+    sizes = {"num_samples": 4, "num_steps": 2, "torch_threads": 1}  # for speed
+    config = yaml.safe_load((SHARE / "config" / "sim.yaml").read_text())
+    config["/**/s1_controller"]["ros__parameters"] |= sizes
+    (tmp_path / "sim.yaml").write_text(yaml.safe_dump(config))
+    settings = Settings(simulator=Config(look="plain"), s1=str(model), s2=str(model), time_limit=4.0)
     output = Output(tmp_path, pictures=False)
     runs = []
-    with ClosedLoop(Parts(str(model), str(model), "plain"), tmp_path) as loop:
+    parts = Parts(str(model), str(model), "plain", launch=(f"params:={tmp_path / 'sim.yaml'}",))
+    with ClosedLoop(parts, tmp_path) as loop:
         for _ in range(2):
             runs += loop([KEYS[0]], settings, output)
-    log = (tmp_path / "nodes.log").read_text()
-    assert "went on without" not in log
-    assert runs[0]["path_length"] > 0.3  # it drives, wherever the random weights send it
+    assert "went on without" not in (tmp_path / "nodes.log").read_text()
+    assert runs[0]["plans"] > 2
+    assert runs[0]["path_length"] > 0.02  # it drives, wherever the random weights send it
     assert same(runs[0], runs[1], 0.0), runs
-    (fast,) = InProcess(Modules(str(model), str(model)))([KEYS[0]], settings, output)
+    modules = Modules(str(model), str(model), s1_options=tuple(sizes.items()))
+    (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
 
 

@@ -232,7 +232,6 @@ class NavSim(ManagedNode):
         self._collisions = -1
         self._command = None
         self._lockstep.world_changed()
-        self._publish_pose(simulator, self._stamp_ns())
         self._publish_map(flat)
         self._map_picture_wanted = True
         self._episode_publisher.publish(String(data=settings.episode))
