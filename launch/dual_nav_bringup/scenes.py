@@ -90,7 +90,8 @@ class ObstacleAppears:
         """The pictures, in order."""
         poses = self.poses()
         front = poses[round(self.clears * self.fps), 0] + self.robot_radius + self.gap
-        person = Box((front, -0.25, 0.0), (front + 0.3, 0.25, 1.7))
+        # Narrow enough that the camera sees all of it go: what left the picture sideways would stay remembered.
+        person = Box((front, -0.15, 0.0), (front + 0.3, 0.15, 1.7))
         return (render(pose, [person] if self.shown(frame) else []) for frame, pose in enumerate(poses))
 
     def actions(self, frame: int) -> tuple[int, ...]:
