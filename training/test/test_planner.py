@@ -191,7 +191,7 @@ def test_a_step_without_an_instruction_is_refused(folder):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_history": 0}, r"num_history is 0, expected an integer in \[1, 64\]"),
+        ({"num_history": -1}, r"num_history is -1, expected an integer in \[0, 64\]"),
         ({"num_history": 2.5}, "num_history is 2.5"),
         ({"history_capacity": 15}, r"history_capacity is 15, expected an integer in \[16"),
         ({"precision": "fp4"}, "precision is 'fp4', expected one of auto"),

@@ -1,6 +1,6 @@
 """The small planner: what it is asked and told, and that it is trained as the node runs it."""
 
-import dataclasses
+import contextlib
 
 import numpy as np
 import pytest
@@ -32,6 +32,7 @@ from nav_sim.camera import Camera
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
 from nav_sim.worlds import make_flat
 from s1_controller_node.policy import PolicyConfig, load_policy
+from s2_planner_node.answer import AnswerError
 from s2_planner_node.planner import PlannerConfig, load_planner
 from s2_planner_node.sequence import ImageRef, token_sequence
 
@@ -252,8 +253,12 @@ def test_the_checkpoint_drives_both_nodes(made, tmp_path):
         folder = write_small_checkpoint(
             tmp_path / system1, config, planner_tensors(task.planner), tokenizer, precision="float16"
         )
-        planner = load_planner(folder, dataclasses.replace(PlannerConfig(), max_new_tokens=4))
+        planner = load_planner(folder, PlannerConfig(num_history=0, max_new_tokens=4))
         planner.start_episode("Go to the blue chair.")
+        for _ in range(3):
+            with contextlib.suppress(AnswerError):  # it has learned nothing
+                planner.step(image, lambda: image)
+        assert planner.frames_in_episode == 3
         assert planner._processor.grid(384, 384) == (1, 2 * LEVEL_CELLS[0], 2 * LEVEL_CELLS[1])
         assert planner._processor.grid(*image.shape[:2]) == (1, 2 * LOOK_DOWN_CELLS[0], 2 * LOOK_DOWN_CELLS[1])
         load_policy(folder, PolicyConfig(num_samples=2))

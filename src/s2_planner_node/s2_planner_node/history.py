@@ -41,10 +41,11 @@ class FrameHistory(Generic[Frame]):
     """
 
     def __init__(self, num_history: int, capacity: int) -> None:
-        if num_history < 1:
-            raise ValueError(f"num_history is {num_history}, must be at least 1")
-        if capacity < 2 * num_history:
-            raise ValueError(f"history_capacity is {capacity}, must be at least 2 * num_history = {2 * num_history}")
+        if num_history < 0:
+            raise ValueError(f"num_history is {num_history}, must not be negative")
+        least = 2 * max(1, num_history)
+        if capacity < least:
+            raise ValueError(f"history_capacity is {capacity}, must be at least 2 * num_history = {least}")
         self._num_history = num_history
         self._capacity = capacity
         self._reset()

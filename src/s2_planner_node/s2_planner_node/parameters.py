@@ -26,7 +26,7 @@ class Parameters:
         "raw", "Message type of the rgb topics: Image or CompressedImage", choices=("raw", "compressed")
     )
     use_look_down: bool = parameter(False, "Answer ↓ with the newest image of rgb_look_down, a second, tilted camera")
-    num_history: int = parameter(8, "Earlier frames of the episode in a prompt", low=1, high=64)
+    num_history: int = parameter(8, "Earlier frames of the episode in a prompt; 0: none", low=0, high=64)
     # A frame of a longer episode's history is at most 1/127 of the episode away from the exact one. The images
     # (57 MB) are allocated at the start; features take 1.4 MB an image at 7B.
     history_capacity: int = parameter(

@@ -29,7 +29,7 @@ class PlannerConfig:
     device: str = "cpu"
     precision: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
     attention: str = "auto"  # auto: flash_attention_2 where it is installed, else sdpa
-    num_history: int = 8  # history images in a prompt
+    num_history: int = 8  # history images in a prompt; 0 = none
     image_width: int = 384  # [px] history and current frames are resized to this
     image_height: int = 384  # [px]
     history_capacity: int = 128  # frames kept of an episode; exact history up to here, thinned beyond
@@ -40,7 +40,7 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("num_history", 1, 64),
+            ("num_history", 0, 64),
             ("image_width", 28, 4096),
             ("image_height", 28, 4096),
             ("history_capacity", 2 * max(1, self.num_history), 1_000_000),

@@ -64,7 +64,7 @@ def test_a_new_episode_starts_with_an_empty_history():
     assert len(history) == 0
 
 
-@pytest.mark.parametrize(("num_history", "capacity", "name"), [(0, 16, "num_history"), (8, 15, "history_capacity")])
+@pytest.mark.parametrize(("num_history", "capacity", "name"), [(-1, 16, "num_history"), (8, 15, "history_capacity")])
 def test_sizes_that_cannot_work_are_refused(num_history, capacity, name):
     with pytest.raises(ValueError, match=name):
         FrameHistory(num_history, capacity)
@@ -85,3 +85,12 @@ def test_images_of_long_and_many_episodes_stay_in_the_memory_taken_at_the_start(
         for dropped in history.clear():
             pool.give_back(dropped)
     assert len(places) <= 17
+
+
+def test_without_history_nothing_is_selected():
+    history = FrameHistory(0, 2)
+    for number in range(5):
+        history.add(number)
+    assert history.select() == []
+    assert len(history) == 5
+    assert history.stored <= 3

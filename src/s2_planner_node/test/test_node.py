@@ -489,7 +489,7 @@ def failed_configuration(graph: Graph, **parameters) -> str:
     [
         ({}, "parameter 'model' is empty"),
         ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"num_history": 0}, "parameter 'num_history' is 0: must be 1 … 64"),
+        ({"num_history": -1}, "parameter 'num_history' is -1: must be 0 … 64"),
         ({"precision": "float8"}, "parameter 'precision' is 'float8': must be one of"),
         ({"model": "x", "num_history": 8, "history_capacity": 9}, "history_capacity is 9"),
     ],
