@@ -107,3 +107,16 @@ def test_an_unknown_lane_is_an_error_that_names_the_known_ones():
     with pytest.raises(KeyError, match="this worker has frame"):
         worker.put("image", 0)
     worker.stop(1)
+
+
+def test_a_worker_is_idle_when_what_it_was_given_is_worked_off():
+    go = threading.Event()
+    worker = Worker("idle", {"lane": lambda _: go.wait(5)}, lambda *_: None)
+    try:
+        assert worker.wait_idle(1.0)
+        worker.put("lane", 1)
+        assert not worker.wait_idle(0.05)
+        go.set()
+        assert worker.wait_idle(1.0)
+    finally:
+        worker.stop(1.0)
