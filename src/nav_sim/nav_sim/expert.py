@@ -38,6 +38,7 @@ MAX_STEPS = 400
 TURN_PRICE = 0.06  # metres that a turn of 15° costs
 REACH = 3.0  # metres looked ahead in each direction
 _SAMPLE = CELL_M / 2  # metres
+_ONWARD = 6  # moves of the map's way that tell its direction: about half a metre
 _HEADINGS = 12  # turns to each side
 FRAME_PERIOD = 0.1  # seconds between the frames of `drive_smoothly`
 _CONTROL_PERIOD, _PERIODS_PER_FRAME, _PLAN_PERIOD = 0.05, 2, 1.0
@@ -57,7 +58,7 @@ class StepExpert(OraclePlanner):
 
     def __init__(self, episode: Episode, cameras: dict[str, Camera]) -> None:
         super().__init__(episode, cameras)
-        self._to_go = self._field.everywhere()
+        self._to_go, self._onward = self._field.everywhere(), self._field.directions(_ONWARD)
         # Close to things is dear; where planning does not go at all, twice as dear.
         self._price = np.where(self._grid.free, self._grid.price, 2.0 * (1.0 + COMFORT))
 
@@ -77,6 +78,9 @@ class StepExpert(OraclePlanner):
         clear = np.logical_and.accumulate(inside & self._flat.passable[rows, columns], axis=1)
         cost = np.cumsum(self._price[rows, columns], axis=1) * _SAMPLE + self._to_go[rows, columns]
         cost = np.where(clear, cost, np.inf)
+        # Without the turn that follows, it would look cheaper to put off turning than to turn.
+        turn_after = np.nan_to_num(np.abs(_wrapped(self._onward[rows, columns] - headings[:, None])))
+        cost += turn_after / TURN_STEP * TURN_PRICE
         whole_steps = slice(round(FORWARD_STEP / _SAMPLE) - 1, None, round(FORWARD_STEP / _SAMPLE))
         best = cost[:, whole_steps].min(axis=1) + np.abs(turns) * TURN_PRICE
         choice = int(np.argmin(best))
@@ -85,6 +89,10 @@ class StepExpert(OraclePlanner):
         if turns[choice] == 0:
             return FORWARD
         return TURN_LEFT if turns[choice] > 0 else TURN_RIGHT
+
+
+def _wrapped(angles: np.ndarray) -> np.ndarray:
+    return (angles + np.pi) % (2 * np.pi) - np.pi
 
 
 def moved(pose: Pose, action: int) -> Pose:

@@ -157,6 +157,20 @@ class DistanceField:
         away, (rows, columns) = ndimage.distance_transform_edt(~grid.free, return_indices=True)
         return values[rows, columns] + 4.0 * CELL_M * away
 
+    def directions(self, cells: int) -> np.ndarray:
+        """(rows, columns) direction [rad] from each free cell to the one `cells` moves down its way; NaN at the goal
+        and where it is not free."""
+        grid, here = self._grid, np.arange(len(self._previous))
+        # The node that all goals are joined to leads nowhere.
+        following = np.where((self._previous < 0) | (self._previous >= len(here)), here, self._previous)
+        ahead = here
+        for _ in range(cells):
+            ahead = following[ahead]
+        dx, dy = grid._columns[ahead] - grid._columns, grid._rows[ahead] - grid._rows
+        directions = np.full(grid.free.shape, np.nan)
+        directions[grid._rows, grid._columns] = np.where(ahead == here, np.nan, np.arctan2(dy, dx))
+        return directions
+
     def path(self, start: Point) -> list[Point]:
         """Way from `start` to the goal: `start`, then corners, the last one the centre of a goal cell."""
         grid = self._grid
