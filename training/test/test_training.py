@@ -119,9 +119,9 @@ def test_each_mode_moves_its_parameters_and_no_others(material, tmp_path, mode, 
     [
         ("s2", "none", "ce_small", 40),
         ("s1_navdp", "navdp_standalone", "n1", 120),
-        ("dual", "nextdit_async", "ce", 150),
-        ("dual", "navdp_async", "ce", 150),
-        ("joint", "nextdit_async", "ce", 150),
+        ("dual", "nextdit_async", "ce", 100),
+        ("dual", "navdp_async", "ce", 110),
+        ("joint", "nextdit_async", "ce", 100),
     ],
 )
 def test_eight_samples_are_learned_by_heart(material, tmp_path, mode, variant, data, steps):
