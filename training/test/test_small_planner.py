@@ -10,6 +10,7 @@ from dual_nav_training.run_folder import RunError
 from dual_nav_training.small import train_s2
 from dual_nav_training.small.batches import Ask, View
 from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
+from dual_nav_training.small.drive import after
 from dual_nav_training.small.language import (
     COLOURS,
     KINDS,
@@ -29,11 +30,13 @@ from dual_nav_training.small.views import CELL, LEVEL_CELLS, LOOK_DOWN_CELLS, PI
 from dual_nav_util.checkpoint import CheckpointFolder
 from nav_sim import gl
 from nav_sim.camera import Camera
+from nav_sim.grid import Grid, grid_of
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
+from nav_sim.simulator import Pose
 from nav_sim.worlds import make_flat
 from s1_controller_node.policy import PolicyConfig, load_policy
 from s2_planner_node.answer import AnswerError
-from s2_planner_node.planner import PlannerConfig, load_planner
+from s2_planner_node.planner import Plan, PlannerConfig, load_planner
 from s2_planner_node.sequence import ImageRef, token_sequence
 
 SEED = 101
@@ -61,9 +64,13 @@ def items(flat):
 
 
 @pytest.fixture(scope="module")
-def views():
+def rendering():
     if not gl.choose():
         pytest.skip("nothing can be rendered on this machine: neither EGL nor OSMesa works")
+
+
+@pytest.fixture(scope="module")
+def views(rendering):
     return views_of(SEED, 8)
 
 
@@ -284,3 +291,28 @@ def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     assert "model.latent_queries" in tensors
     for key, tensor in tensors.items():
         torch.testing.assert_close(again.load([key])[key], tensor, rtol=0, atol=0)
+
+
+def test_a_planner_is_followed_to_where_it_leads():
+    flat, camera = make_flat(SEED), Camera().tilted()
+    start = Grid.centre(*np.argwhere(flat.drivable)[200])
+    pose = Pose(*start, 0.0)
+
+    def plan(actions=(), pixel=None):
+        return Plan("pixel_goal" if pixel else "actions", actions, pixel, (640, 480), True, None, "")
+
+    turned = after(flat, pose, plan((TURN_LEFT,) * 3), camera)
+    assert (turned.x, turned.y, turned.yaw) == pytest.approx((*start, np.pi / 4))
+    ahead = after(flat, pose, plan(pixel=(320, 200)), camera)
+    assert 0.0 < np.hypot(ahead.x - pose.x, ahead.y - pose.y) <= 0.51
+    assert grid_of(flat).is_drivable((ahead.x, ahead.y))
+    assert after(flat, pose, plan(pixel=(320, 0)), camera).yaw != pose.yaw  # above the horizon
+
+
+def test_views_from_where_a_planner_goes(made, tmp_path, rendering):
+    task, _, tokenizer = made
+    config = dual_config(task.planner.config, "nextdit_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, planner_tensors(task.planner), tokenizer)
+    planner = load_planner(folder, PlannerConfig(num_history=0, max_new_tokens=4))
+    views = views_of(SEED, 3, planner)
+    assert len(views["level"]) == len(np.unique(views["poses"], axis=0)) == 3

@@ -4,12 +4,14 @@ A view is a pair of images (level and look-down, in the sizes the small planner 
 for every object in view the answer that leads to it. The answers are those of somebody who knows the map but only
 speaks of what can be seen: towards an object in view as the oracle goes; whoever does not see his goal looks around.
 
-`python -m dual_nav_training.small.views OUT --flats 500` writes one file for each flat of the training split.
+`python -m dual_nav_training.small.views OUT --flats 500` writes one file for each flat of the training split; with
+`--planner MODEL` from the places where that planner takes the robot.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import multiprocessing
 import os
@@ -20,8 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
+from dual_nav_training.small.drive import visited_poses
 from dual_nav_training.small.language import IMAGE_SIZE
 from nav_sim.camera import Camera
 from nav_sim.episodes import footprint_distance, is_in_sight
@@ -30,7 +34,7 @@ from nav_sim.oracles import MAX_ACTIONS, TURN_LEFT, OraclePlanner, PlanMade, act
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
 from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
 from s2_planner_node.image_processor import resize_rgb
-from s2_planner_node.planner import PlannerConfig
+from s2_planner_node.planner import Planner, PlannerConfig, load_planner
 
 CELL = 28  # pixels of the side of an image cell: a merged patch
 LEVEL_CELLS, LOOK_DOWN_CELLS = (7, 7), (6, 8)  # rows, columns
@@ -73,8 +77,8 @@ class SeenGoalPlanner(OraclePlanner):
 # ---------------------------------------------------------------------------------------------------------- views
 
 
-def views_of(seed: int, count: int) -> dict[str, np.ndarray]:
-    """`count` views of the flat of a seed, N in what follows.
+def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str, np.ndarray]:
+    """`count` views of the flat of a seed, N in what follows; from where `planner` takes the robot, if there is one.
 
     level (N, 196, 196, 3), look_down (N, 168, 224, 3) uint8; for both as level_*, look_down_*: items (N, rows,
     columns) int8, the item each cell shows or -1, floor (…) uint8, 255 x share of floor, distance (…) float16 metres.
@@ -86,8 +90,11 @@ def views_of(seed: int, count: int) -> dict[str, np.ndarray]:
     views = []
     with Simulator(flat, Config(camera=Camera(*IMAGE_SIZE))) as simulator:
         planners: dict[int, SeenGoalPlanner | None] = {}
-        for _ in range(count):
-            pose = _draw_pose(flat, random)
+        if planner is None:
+            poses = [_draw_pose(flat, random) for _ in range(count)]
+        else:
+            poses = visited_poses(simulator, planner, count, random)
+        for pose in poses:
             simulator.reset(pose.x, pose.y, pose.yaw)
             view = _look(simulator)
             answers = np.full((MAX_ITEMS, 4), -1, np.int16)
@@ -181,23 +188,32 @@ def _is_floor(depth: np.ndarray, camera: Camera) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
-def write_views(folder: Path, seeds: Sequence[int], count: int, processes: int) -> None:
-    """`count` views of each of these flats as `<seed>.npz`; what is there already stays."""
+def write_views(folder: Path, seeds: Sequence[int], count: int, processes: int, planner: Path | None = None) -> None:
+    """`count` views of each of these flats as `<seed>.npz`; what is there already stays.
+
+    planner: checkpoint folder, see `views_of`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
-    tasks = [(folder / f"{seed}.npz", seed, count) for seed in missing]
+    tasks = [(folder / f"{seed}.npz", seed, count, planner) for seed in missing]
     # Processes of their own, not forks: an OpenGL context does not survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for _ in tqdm(pool.imap_unordered(_write_flat, tasks), total=len(tasks), unit="flat", dynamic_ncols=True):
             pass
 
 
-def _write_flat(task: tuple[Path, int, int]) -> None:
-    file, seed, count = task
+def _write_flat(task: tuple[Path, int, int, Path | None]) -> None:
+    file, seed, count, planner = task
     partial = file.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, **views_of(seed, count))
+        np.savez(stream, **views_of(seed, count, planner and _load_planner(planner)))
     partial.rename(file)
+
+
+@functools.cache
+def _load_planner(folder: Path) -> Planner:
+    torch.set_num_threads(1)  # there is a process for each core
+    return load_planner(folder, PlannerConfig(num_history=0))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -207,10 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first flat; tests have 10**9 and more")
     parser.add_argument("--views", type=int, default=40, help="of each flat")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--planner", type=Path, help="checkpoint folder; views from where it takes the robot")
     options = parser.parse_args(arguments)
     seeds = range(options.first, options.first + options.flats)
     try:
-        write_views(options.folder, seeds, options.views, options.processes)
+        write_views(options.folder, seeds, options.views, options.processes, options.planner)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {options.folder}", file=sys.stderr)
         return 130
