@@ -162,7 +162,7 @@ class Page:
         )
         self._path = scene.add_line_segments(f"{below}/path", _NO_LINES, _deeper(PATH), thickness=0.06)
         self._cloud = scene.add_point_cloud(
-            f"{below}/cloud", _NO_POINTS, np.zeros((0, 3), np.uint8), point_size=0.022, point_shading="flat"
+            f"{below}/cloud", _NO_POINTS, np.zeros((0, 3), np.uint8), point_size=0.028, point_shading="flat"
         )
         self._goal = scene.add_frame(f"{below}/goal", show_axes=False, visible=False)
         scene.add_icosphere(f"{below}/goal/head", radius=0.09, color=GOAL, position=(0, 0, 0.55))
