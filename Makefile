@@ -25,6 +25,7 @@ demo: setup  ## a robot follows sentences, in the browser: EPISODES=n SEED=s HEA
 	  $(if $(S2),--s2 "$(S2)") $(if $(LOOK),--look $(LOOK)) $(ARGS)
 
 test: setup  ## style, package metadata, colcon test of all packages, result
+	@$(PYTHON) scripts/fetch_debian.py --browser
 	@$(WITH_ENV) scripts/run_tests.sh $(PACKAGES)
 
 lint: setup  ## style and package metadata only

@@ -3,6 +3,7 @@
 
   sweethome3d-furniture   the textured furniture models (CC0 and CC-BY 3.0; the attribution files stay beside them)
   libosmesa6              software rendering, only on a machine where neither EGL nor OSMesa works
+  chromium                with --browser: for the test of the viewer's page, on a machine without a browser
 
 apt resolves, downloads and verifies the packages as it does for an installation; they are unpacked below
 .state/debian/<package>/ of this checkout. Packages that are installed already are used from where they are. Runs
@@ -27,6 +28,8 @@ VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 FURNITURE = "sweethome3d-furniture"
 INSTALLED_FURNITURE = Path("/usr/share/sweethome3d/furniture")
 OSMESA = "libosmesa6"
+BROWSER = "chromium"
+INSTALLED_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RETRY_SECONDS = 3600.0  # after a failure, the next attempt is made no sooner
 RENDERING_PROBE = "import sys; from nav_sim import gl; sys.exit(0 if gl.works(sys.argv[1]) else 1)"
 
@@ -130,6 +133,7 @@ def provide(package: str, is_there: bool, with_dependencies: bool, why: str, wit
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--browser", action="store_true", help="a browser, too, where none is installed")
     parser.add_argument("--retry", action="store_true", help="try again now even if the last attempt just failed")
     arguments = parser.parse_args()
     if arguments.retry:
@@ -142,6 +146,14 @@ def main() -> int:
         why="120 MB of furniture models for the simulator",
         without="the simulator will draw plain shapes",
     )
+    if arguments.browser:
+        provide(
+            BROWSER,
+            any(shutil.which(name) for name in INSTALLED_BROWSERS),
+            with_dependencies=True,
+            why="to test the viewer's page",
+            without="that test will be skipped",
+        )
     checked = FOLDER / "rendering.ok"
     if not checked.is_file():
         FOLDER.mkdir(parents=True, exist_ok=True)

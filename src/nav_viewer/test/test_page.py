@@ -32,7 +32,7 @@ from nav_viewer.node import NavViewer
 
 ROOT = FilePath(__file__).resolve().parents[3]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FETCHED = ROOT / ".state" / "debian" / "chromium" / "usr" / "lib" / "chromium" / "chromium"
+FETCHED = ROOT / ".state" / "debian" / "chromium" / "usr" / "lib"
 # The first two: without a sandbox as root, WebGL without a GPU. The others: nothing is looked up on the way.
 FLAGS = ("--no-sandbox", "--enable-unsafe-swiftshader", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run")  # fmt: skip
@@ -45,9 +45,16 @@ PATIENCE = 120.0  # s; software rendering on a busy machine
 
 def browser() -> str | None:
     """The executable, None where there is none."""
-    if FETCHED.is_file():
-        return str(FETCHED)
+    fetched = FETCHED / "chromium" / "chromium"
+    if fetched.is_file():
+        return str(fetched)
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def browser_environment() -> dict[str, str]:
+    """With the libraries that were fetched with the browser; those of ROS are none of its business."""
+    folders = map(str, FETCHED.glob("*-linux-gnu"))
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(folders)}
 
 
 class Robot:
@@ -152,7 +159,7 @@ def page(viewer):
     if browser() is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed, and scripts/fetch_debian.py got none")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser(), args=list(FLAGS))
+        chromium = playwright.chromium.launch(executable_path=browser(), args=list(FLAGS), env=browser_environment())
         page = chromium.new_page(viewport=WINDOW)
         page.set_default_timeout(PATIENCE * 1e3)
         page.asked = []  # addresses of everything the page loads
