@@ -171,9 +171,13 @@ def _cell_means(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def _main_item(items: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """(rows, columns) int8: the item that fills most of each cell, if it fills enough of it; else -1."""
-    shares = np.stack([_cell_means(items == item, rows, columns) for item in range(int(items.max()) + 1)] or
-                      [np.zeros((rows, columns))])  # fmt: skip
-    return np.where(shares.max(0) >= _CELL_SHARE, shares.argmax(0), -1).astype(np.int8)
+    row, column = (np.arange(n) * parts // n for n, parts in zip(items.shape, (rows, columns), strict=True))
+    cell = row[:, None] * columns + column
+    counts = np.bincount((cell * (MAX_ITEMS + 1) + items + 1).ravel(), minlength=rows * columns * (MAX_ITEMS + 1))
+    counts = counts.reshape(rows * columns, MAX_ITEMS + 1)
+    of_items = counts[:, 1:]
+    main = np.where(of_items.max(1) >= _CELL_SHARE * counts.sum(1), of_items.argmax(1), -1)
+    return main.reshape(rows, columns).astype(np.int8)
 
 
 def _is_floor(depth: np.ndarray, camera: Camera) -> np.ndarray:
