@@ -74,6 +74,8 @@ class NavViewer(ManagedNode):
         self._frames, self._plans, self._shown = EventRate(), EventRate(period=15.0), EventRate()
         self._building = LatencyWindow(256)
         self._watched_entities: list[Any] = []
+        self._stop_client = self.create_client(Trigger, "s1_controller/emergency_stop")
+        self._release_client = self.create_client(Trigger, "s1_controller/release")
         self._page = Page(
             parameters.host,
             parameters.port,
@@ -93,8 +95,6 @@ class NavViewer(ManagedNode):
             (Image, "map_picture", self._keep("map_picture"), qos.LATCHED),
         ):
             self.managed_subscription(kind, topic, callback, profile)
-        self._stop_client = self.create_client(Trigger, "s1_controller/emergency_stop")
-        self._release_client = self.create_client(Trigger, "s1_controller/release")
         self.managed_timer(0.2, self._watch)
 
     def activate(self) -> None:
@@ -103,19 +103,27 @@ class NavViewer(ManagedNode):
         self._drawing.start()
         self.get_logger().info(f"open {self._page.address} in a browser")
 
+    def deactivate(self) -> None:
+        self._end_drawing()
+
     def release(self) -> bool:
-        self._ending.set()
-        if self._drawing is not None:
-            self._drawing.join(STOP_TIMEOUT)
-            if self._drawing.is_alive():
-                return False
-            self._drawing = None
+        if not self._end_drawing():
+            return False
         if self._page is not None:
             self._page.close()
             self._page = None
             self._unsubscribe()
             for client in (self._stop_client, self._release_client):
                 self.destroy_client(client)
+        return True
+
+    def _end_drawing(self) -> bool:
+        self._ending.set()
+        if self._drawing is not None:
+            self._drawing.join(STOP_TIMEOUT)
+            if self._drawing.is_alive():
+                return False
+            self._drawing = None
         return True
 
     # ------------------------------------------------------------------------------- messages, executor thread
