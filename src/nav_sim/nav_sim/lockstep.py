@@ -46,8 +46,8 @@ class LockStep:
         self._said: ControllerSaid | None = None
         self._plan_before: tuple[int, int] | None = None  # S1 had when the newest frame was published
         self._frame_ns: int | None = None  # of the newest frame
-        self._plan_ns = -1  # of the frame the newest plan was made from
-        self._plan_on_its_way = False  # to S1
+        self._plan = (0, 0)  # the newest
+        self._plan_ns = -1  # of the frame it was made from
         self._instructed = False
         self._closed = False
 
@@ -61,14 +61,13 @@ class LockStep:
 
     def state_received(self, said: ControllerSaid) -> None:
         with self._changed:
-            self._said, self._plan_on_its_way = said, False
+            self._said = said
             self._states += 1
             self._changed.notify_all()
 
     def plan_received(self, plan: tuple[int, int], stamp_ns: int) -> None:
         with self._changed:
-            # S1's answer may be here before the plan itself.
-            self._plan_ns, self._plan_on_its_way = stamp_ns, self._said is None or self._said.plan != plan
+            self._plan, self._plan_ns = plan, stamp_ns
             self._changed.notify_all()
 
     def instruction_given(self) -> None:
@@ -79,7 +78,7 @@ class LockStep:
     def world_changed(self) -> None:
         """Another episode begins: nobody has been told anything yet."""
         with self._changed:
-            self._instructed = False
+            self._instructed, self._plan = False, (0, 0)
 
     def frame_published(self, stamp_ns: int) -> None:
         with self._changed:
@@ -124,7 +123,8 @@ class LockStep:
             return "S1's answer to the newest frame"
         if self._wait_for != PLANNER_AND_CONTROLLER:
             return ""
-        if self._plan_on_its_way:
+        # Messages of two nodes overtake each other: what S1 says of an older plan may be older than the plan.
+        if said.plan < self._plan:
             return "S1 to take over the plan"
         asked = said.asks and (self._instructed or not said.asks_first)
         # A frame is planned on once.

@@ -79,6 +79,8 @@ def test_a_plan_is_waited_for_when_it_is_asked_for_and_there_is_a_frame_for_it(s
     assert steps.missing() == "the next plan on s2/plan"
     steps.plan_received((7, 2), 200)
     assert steps.missing() == "S1 to take over the plan"
+    steps.state_received(said(stamp_ns=200, asks=True))  # sent before the plan came to S1
+    assert steps.missing() == "S1 to take over the plan"
     steps.state_received(said(plan=2, stamp_ns=200))
     assert steps.missing() == ""
 

@@ -266,6 +266,8 @@ class MotionLayer:
         """Forget everything but the emergency stop and the enable switch, also that an episode was stopped."""
         with self._lock:
             self._forget(also_stop=True)
+            # A solver starts from its last solution: a new one, so that the same happens again.
+            self._tracker = make_tracker(self.config.tracker, self.config.drive)
             self.gate.reset()
 
     def time_jumped(self) -> None:
