@@ -99,7 +99,8 @@ class S2SampleConfig:
     frame_step: every so many frames of an episode. min_goal_frames: a pixel goal has to be so many frames ahead.
     max_turns: longest answer of turns. stop_weight: of the last frame. num_history, image_width, image_height: as the
     planner is run. answer_width, answer_height: size of the look-down image the answered pixel is meant for, when
-    the data were rendered smaller than the robot's camera; 0: the image's own.
+    the data were rendered smaller than the robot's camera; 0: the image's own. answer_step: pixels between the
+    coordinates that the planner can say.
     """
 
     frame_step: int = 4
@@ -111,9 +112,12 @@ class S2SampleConfig:
     image_height: int = PlannerConfig.image_height
     answer_width: int = 0
     answer_height: int = 0
+    answer_step: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("frame_step", "min_goal_frames", "max_turns", "num_history", "image_width", "image_height"):
+        if self.num_history < 0:
+            raise ValueError(f"num_history: expected 0 or more, got {self.num_history}")
+        for name in ("frame_step", "min_goal_frames", "max_turns", "image_width", "image_height", "answer_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.stop_weight > 0:
@@ -147,7 +151,7 @@ class S2Sample:
 @functools.lru_cache(maxsize=4096)
 def history_frames(frame: int, num_history: int) -> tuple[int, ...]:
     """The earlier frames a prompt at `frame` shows, chosen by the planner's own history."""
-    history: FrameHistory[int] = FrameHistory(num_history, max(frame, 2 * num_history))
+    history: FrameHistory[int] = FrameHistory(num_history, max(frame, 2 * num_history, 2))
     for earlier in range(frame):
         history.add(earlier)
     return tuple(earlier for earlier, _ in history.select())
@@ -252,9 +256,15 @@ class S2Dataset(_Samples[S2Sample]):
             return ("".join(self._symbols[action] for action in run),)
         width, height = self.data.image_size(chosen.episode, "look_down")
         to = (self.config.answer_width or width, self.config.answer_height or height)
-        column = min(int(pixel_goal[0] * to[0] / width), to[0] - 1)
-        row = min(int(pixel_goal[1] * to[1] / height), to[1] - 1)
+        column = self._said(pixel_goal[0] * to[0] / width, to[0])
+        row = self._said(pixel_goal[1] * to[1] / height, to[1])
         return (self._symbols[LOOK_DOWN], f"{column} {row}")
+
+    def _said(self, place: float, size: int) -> int:
+        """The coordinate to answer for a place along a side of `size` pixels."""
+        step = self.config.answer_step
+        nearest = int(place) if step == 1 else round(place / step) * step
+        return min(nearest, (size - 1) // step * step)
 
 
 # ----------------------------------------------------------------------------------------------------- dual system
