@@ -3,8 +3,8 @@
 Writes OUT/<name of BAG>/ in the VLN-CE layout of `lerobot.py`: an episode for each instruction in the recording, a
 frame whenever odometry has moved on by 0.25 m or turned by 15°, the action that comes closest to that, and as pixel
 goal the farthest place of the way to come whose floor the depth image shows. An episode ends with its recording (or
-where the robot first drives backwards): its last frame becomes a STOP. Where the recording has no camera that
-looks down, the one it has takes both places.
+where the robot first drives backwards): its last frame becomes a STOP. The recording's camera takes both places, that
+of the level one and that of the one that looks down.
 """
 
 from __future__ import annotations

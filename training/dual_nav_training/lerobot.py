@@ -285,25 +285,35 @@ def _scene_info(path: Path) -> tuple[float, list[list[float]] | None]:
         raise DataError(f"{path}: camera_forward must be a number, camera_intrinsic 3x3 ({error})") from error
 
 
-def _metadata_files(root: Path) -> list[Path]:
-    return sorted([*root.glob("**/data/**/*.parquet"), *root.glob("**/meta/*")])
+def _metadata_files(root: Path, depths: Sequence[int]) -> list[Path]:
+    """Parquet and meta files of the scenes that lie so many folders below `root`; image folders are not listed."""
+    scenes = ["/".join("*" * depth) for depth in depths]
+    patterns = [f"{scene}/{files}" for scene in scenes for files in ("data/chunk-*/*.parquet", "meta/*")]
+    return sorted({path for pattern in patterns for path in root.glob(pattern)})
 
 
 def fingerprint(root: Path) -> str:
     """Hash of the contents of all parquet and meta files: changes with every pose, action, goal and instruction."""
     digest = hashlib.sha256()
-    for path in _metadata_files(root):
+    for path in _metadata_files(root, (1, 2, 3)):  # <scene>, <group>/<scene>, and what make_dataset writes
         digest.update(str(path.relative_to(root)).encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
 def _open_index(
-    root: Path, name: str, options: dict[str, Any], build: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]]
+    root: Path,
+    name: str,
+    depth: int,
+    options: dict[str, Any],
+    build: Callable[[], tuple[dict[str, np.ndarray], dict[str, Any]]],
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays, memory-mapped, and other values of an index; built by `build` when there is none for these files."""
+    """Arrays, memory-mapped, and other values of an index; built by `build` when there is none for these files.
+
+    depth: how many folders below `root` the scenes lie.
+    """
     # A folder changes its time when an image comes or goes.
-    depended_on = [*_metadata_files(root), *sorted(root.glob("**/videos/*/*"))]
+    depended_on = [*_metadata_files(root, [depth]), *sorted(root.glob(f"{'/'.join('*' * depth)}/videos/*/*"))]
     stats = [(str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in depended_on]
     key = hashlib.sha256(json.dumps([_INDEX_VERSION, name, options, stats]).encode()).hexdigest()[:16]
     folder = root / ".index" / f"{name}-{key}"
@@ -429,7 +439,7 @@ class VlnCeData:
             raise DataError(f"{root}: no such folder")
         self.setting = setting or find_setting(self.root)
         arrays, values = _open_index(
-            self.root, "vln_ce", {"setting": asdict(self.setting), "verify": verify}, lambda: self._build(verify)
+            self.root, "vln_ce", 1, {"setting": asdict(self.setting), "verify": verify}, lambda: self._build(verify)
         )
         self.scenes: list[str] = values["scenes"]
         self.instructions = [tuple(texts) for texts in values["instructions"]]
@@ -610,7 +620,7 @@ class VlnN1Data:
         self.root = Path(root)
         if not self.root.is_dir():
             raise DataError(f"{root}: no such folder")
-        arrays, values = _open_index(self.root, "vln_n1", {"verify": verify}, lambda: self._build(verify))
+        arrays, values = _open_index(self.root, "vln_n1", 2, {"verify": verify}, lambda: self._build(verify))
         self.scenes: list[str] = values["scenes"]
         self.problems = [Problem(**problem) for problem in values["problems"]]
         self.scene_of, self.starts, self.poses = arrays["scene_of"], arrays["starts"], arrays["poses"]
