@@ -73,7 +73,7 @@ def report(seen: Observations, findings: Sequence[Finding]) -> str:
     time_source = "/clock" if seen.simulated else "the machine's clock"
     lines = [f"Listened {seen.seconds:.0f} s in namespace {seen.namespace}; time: {time_source}; {seen.rmw}", ""]
     measured = figures(seen)
-    lines.append(f"  {'topic':<14}{'rate':>9}{'age':>10}   from, what")
+    lines.append(f"  {'topic':<14}{'rate':>9}{'age':>10}   topic")
     for topic in seen.topics.values():
         if topic.publishers or topic.subscribers:
             lines.append(_topic_line(topic, measured["topics"][topic.name]))
@@ -92,11 +92,10 @@ def report(seen: Observations, findings: Sequence[Finding]) -> str:
 def _topic_line(topic: Topic, measured: dict[str, Any]) -> str:
     rate = f"{measured['hertz']:.1f} Hz" if len(topic.arrivals) > 1 else f"{len(topic.arrivals)} msg"
     age = f"{measured['age_ms_p50']:.0f} ms" if measured["age_ms_p50"] is not None else ""
-    if topic.name == "cmd_vel":
-        ends = "to " + (", ".join(measured["subscribers"]) or "nobody")
-    else:
-        ends = ", ".join(measured["publishers"]) or "nobody"
-    return f"  {topic.name:<14}{rate:>9}{age:>10}   {topic.topic} {ends} {measured['content']}".rstrip()
+    to_base = topic.name == "cmd_vel"
+    ends = ", ".join(measured["subscribers" if to_base else "publishers"]) or "nobody"
+    content = f": {measured['content']}" if measured["content"] else ""
+    return f"  {topic.name:<14}{rate:>9}{age:>10}   {topic.topic} {'to' if to_base else 'from'} {ends}{content}"
 
 
 def _node_lines(seen: Observations, measured: dict[str, Any]) -> list[str]:

@@ -369,8 +369,8 @@ def _silence(seen: Observations, limits: Limits) -> Iterator[Finding]:
             continue
         how = "Look at the log of the base driver." if name == "odom" else "Look at the log of the camera driver."
         if not topic.publishers and not topic.arrivals:
-            there = [place for place in topic.elsewhere if place != topic.topic]
-            elsewhere = f" Topics with messages of that type: {', '.join(there[:6])}." if there else ""
+            there = ", ".join(topic.elsewhere[:6])
+            elsewhere = f" Topics with messages of that type: {there}." if there else ""
             yield found(
                 "topic_unpublished", name, topic=topic.topic, name=name, how=DRIVERS[name], elsewhere=elsewhere
             )
@@ -621,7 +621,7 @@ def _state(seen: Observations) -> Iterator[Finding]:
 # What a part of a node says in its diagnostics is explained by findings about these.
 EXPLAINED_BY = {
     (S1, "sensors"): set(SENSORS),
-    (S1, "planner"): {S2, "s2/plan"},
+    (S1, "planner"): {S2, "s2/plan", *SENSORS},  # a controller that stands for its sensors does not ask for plans
     (S1, "control"): {S1},
     (S1, "life cycle"): {S1},
     (S2, "inputs"): {"rgb", S1, "s1/state"},

@@ -171,7 +171,9 @@ class Listener:
         handle = self._handler(topic.name, kind)
 
         def callback(message: Any) -> None:
-            topic.arrivals.append(Arrival(time.time_ns(), self._seen.clock_ns, _stamp(message)))
+            # The stamp of a state is that of the frame behind the command, which may be of long ago.
+            stamp_ns = None if topic.name == "s1/state" else _stamp(message)
+            topic.arrivals.append(Arrival(time.time_ns(), self._seen.clock_ns, stamp_ns))
             handle(topic, message)
 
         self._node.create_subscription(kind, topic.topic, callback, profile)
@@ -271,14 +273,14 @@ class Listener:
         here = {_join(seen.namespace, name) for name in RUNTIME}
         seen.elsewhere = sorted(p for p in present - here if p.rpartition("/")[2] in RUNTIME)
         listed = dict(node.get_topic_names_and_types())
+        known = {topic.topic for topic in seen.topics.values()} | {node.resolve_topic_name("s2/debug_image")}
         for topic in seen.topics.values():
             topic.publishers = self._endpoints(node.get_publishers_info_by_topic(topic.topic))
             topic.subscribers = self._endpoints(node.get_subscriptions_info_by_topic(topic.topic))
             if not topic.publishers:
                 wanted = {_type_name(kind) for kind in CLASSES[topic.name]}
-                topic.elsewhere = [
-                    t for t, types in listed.items() if set(types) & wanted and node.count_publishers(t)
-                ]
+                others = [place for place, types in listed.items() if place not in known and set(types) & wanted]
+                topic.elsewhere = [place for place in others if node.count_publishers(place)]
 
     @cached_property
     def _identity(self) -> bytes:

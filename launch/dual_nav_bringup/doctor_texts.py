@@ -289,7 +289,5 @@ TEXTS = {
         "Give one: ros2 topic pub --once --qos-durability transient_local {topic} std_msgs/msg/String \"{{data: 'Go "
         "to the sofa.'}}\"",
     ),
-    "diagnostics": Text(
-        ERROR, "{node} says ({part}): {message}.", "docs/motion.md, diagnostics, and the node's log."
-    ),
+    "diagnostics": Text(ERROR, "{node} says ({part}): {message}", "docs/motion.md, diagnostics, and the node's log."),
 }

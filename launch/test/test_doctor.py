@@ -85,7 +85,7 @@ def test_a_robot_without_instruction_is_healthy_and_told_how_to_give_one(robot):
 
 def test_what_a_person_reads_has_rates_states_and_no_bare_codes(robot):
     run = subprocess.run(DOCTOR, capture_output=True, text=True, timeout=90)
-    assert re.search(r"rgb +\d+\.\d Hz +\d+ ms +/rgb /robot rgb8 160x120", run.stdout), run.stdout
+    assert re.search(r"rgb +\d+\.\d Hz +\d+ ms +/rgb from /robot: rgb8 160x120", run.stdout), run.stdout
     assert re.search(r"s2_planner +active", run.stdout)
     assert re.search(r"s1_controller +active; IDLE", run.stdout)
     assert max(map(len, run.stdout.splitlines())) <= 110

@@ -81,7 +81,7 @@ def robot_message(view: MotionView, motion: MotionCommand, height: float, frame:
     said.scale.z = _TEXT_HEIGHT
     said.pose.position.z = height + _ABOVE
     said.text = (
-        f"{motion.state.name}  {motion.v:.2f} m/s, {math.degrees(motion.omega):.0f} °/s\n{motion.message}".rstrip()
+        f"{motion.state.name}  {motion.v:.2f} m/s, {round(math.degrees(motion.omega))} °/s\n{motion.message}".rstrip()
     )
     return MarkerArray(markers=[footprint, zone, obstacles, said])
 
