@@ -30,6 +30,7 @@ from std_msgs.msg import String
 
 from dual_nav_bringup.closed_loop import ClosedLoop, Interrupted, LoopError, Parts
 from dual_nav_bringup.evaluate import Stop
+from dual_nav_bringup.replay import positive
 from dual_nav_util import qos
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -218,10 +219,7 @@ class Demo:
         simulators = Simulators(Settings(seed=self._options.seed, simulator=Config(look=self._parts.look)))
         start = time.monotonic()
         say("Starting simulator, planner and controller …")
-        with (
-            ClosedLoop(self._parts, FOLDER, say_trouble, self._keep_going) as loop,
-            simulators,
-        ):
+        with ClosedLoop(self._parts, FOLDER, say_trouble, self._keep_going) as loop, simulators:
             say(f"  ready after {time.monotonic() - start:.0f} s; their log: {FOLDER}/nodes.log")
             self._listener, rates = Listener(loop.node), Rates(loop.node)
             if not self._options.headless:
@@ -257,9 +255,13 @@ class Demo:
         threading.Thread(target=self._read_terminal, name="terminal", daemon=True).start()
 
     def _read_terminal(self) -> None:
-        for line in sys.stdin:
-            if line.strip():
-                self._listener.publish(line.strip())
+        # Not sys.stdin: a thread that waits in its buffer can abort the end of the process.
+        rest = b""
+        while data := os.read(0, 4096):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if text := line.decode(errors="replace").strip():
+                    self._listener.publish(text)
 
     def _follow_person(self) -> None:
         """Let the robot follow what was said, and whatever is said then, until nothing more is."""
@@ -312,7 +314,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--episodes", type=int, help="how many (default: until Ctrl-C; 1 with --headless)")
+    parser.add_argument("--episodes", type=positive(int), help="how many (default: until Ctrl-C; 1 with --headless)")
     parser.add_argument("--seed", type=int, default=7, help="which flats and instructions, 0 to 999 (default: 7)")
     parser.add_argument("--headless", action="store_true", help="no page, lock-step, a JSON line at the end")
     parser.add_argument(
