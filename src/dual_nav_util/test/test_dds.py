@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dual_nav_util.dds import image_transport_warnings, remove_stale_segments
+from dual_nav_util.dds import image_transport_warnings, process_segment_bytes, remove_stale_segments
 
 PROFILE = Path(__file__).resolve().parents[3] / "launch" / "config" / "fastdds.xml"
 PROGRAM = """
@@ -45,6 +45,23 @@ def test_a_profile_that_cannot_be_read_is_named_with_what_is_in_force_instead(tm
     said = warnings_with_profile(str(tmp_path / "absent.xml"))
     assert "absent.xml" in said
     assert "needed: 16384 kB" in said
+
+
+def test_the_shared_memory_of_another_process_can_be_seen():
+    program = PROGRAM + "input()"
+    environment = {
+        **os.environ,
+        "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(PROFILE),
+    }
+    environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(PROFILE)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()  # its node exists
+        assert process_segment_bytes(other.pid) >= 32 * 2**20
+        other.communicate("\n")
+    assert process_segment_bytes(other.pid) is None
 
 
 def test_another_rmw_is_named():
