@@ -1,6 +1,7 @@
 """The small planner: what it is asked and told, and that it is trained as the node runs it."""
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
@@ -271,24 +272,33 @@ def test_the_checkpoint_drives_both_nodes(made, tmp_path):
         load_policy(folder, PolicyConfig(num_samples=2))
 
 
+STEPS = {READ: 3, SEE: 2, GROUND: 2, train_s2.AGAIN: 1}
+
+
 def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     (tmp_path / "views").mkdir()
     np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
     monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
 
     def run(output, steps):
-        stages = [train_s2.Stage(name, count, 2, 2 * (name != SEE)) for name, count in steps.items()]
+        tasks = {train_s2.AGAIN: GROUND}
+        stages = [
+            train_s2.Stage(name, tasks.get(name, name), count, 2, 2 * (name != SEE)) for name, count in steps.items()
+        ]
+        folder = tmp_path / "views"
         return train_s2.train(
-            tmp_path / "views", tmp_path / output, stages, eval_views=None, system1="nextdit_async", seed=1
+            folder, tmp_path / output, stages, system1="nextdit_async", seed=1, visited=folder, eval_views=folder
         )
 
-    whole = CheckpointFolder(run("whole", {READ: 3, SEE: 2, GROUND: 2}))
+    whole = CheckpointFolder(run("whole", STEPS))
     with pytest.raises(RunError, match="steps was 3, is 4"):
         run("whole", {READ: 4})
     monkeypatch.setattr(train_s2.NavTrainer, "training_step", None)  # nothing is left to train
-    again = CheckpointFolder(run("whole", {READ: 3, SEE: 2, GROUND: 2}))
+    again = CheckpointFolder(run("whole", STEPS))
     tensors = whole.load(whole.keys())
     assert "model.latent_queries" in tensors
+    record = json.loads((tmp_path / "whole" / train_s2.AGAIN / "run.json").read_text())
+    assert record["samples"] == 2 * len(views["level"])
     for key, tensor in tensors.items():
         torch.testing.assert_close(again.load([key])[key], tensor, rtol=0, atol=0)
 

@@ -34,19 +34,21 @@ class View:
 
 
 class Views(Dataset):
-    """All views in a folder, in memory. RunError when there are none."""
+    """All views in some folders, in memory. RunError for a folder that has none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, *folders: Path) -> None:
         self._flats: list[tuple[dict[str, np.ndarray], tuple[tuple[str, str], ...]]] = []
-        for file in sorted(Path(folder).glob("*.npz"), key=lambda file: int(file.stem)):
-            with np.load(file) as arrays:
-                items = tuple((item.kind, item.colour) for item in make_flat(int(file.stem)).items)
-                self._flats.append((dict(arrays), items))
+        for folder in folders:
+            files = sorted(Path(folder).glob("*.npz"), key=lambda file: int(file.stem))
+            if not files:
+                raise RunError(f"{folder}: no views; make some with python -m dual_nav_training.small.views {folder}")
+            for file in files:
+                with np.load(file) as arrays:
+                    items = tuple((item.kind, item.colour) for item in make_flat(int(file.stem)).items)
+                    self._flats.append((dict(arrays), items))
         self._places = [
             (flat, n) for flat, (arrays, _) in enumerate(self._flats) for n in range(len(arrays["level"]))
         ]
-        if not self._places:
-            raise RunError(f"{folder}: no views; make some with python -m dual_nav_training.small.views {folder}")
 
     def __len__(self) -> int:
         return len(self._places)

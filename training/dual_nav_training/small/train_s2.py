@@ -1,7 +1,8 @@
 """Train the small planner on views: `python -m dual_nav_training.small.train_s2 --views FOLDER --output RUN`.
 
 Three stages in one run folder, see objective.py: `read`, `see`, `ground`. Started again it goes on from the last
-checkpoint. The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
+checkpoint; with `--visited FOLDER` a fourth follows, `again`, with the views from where the result took the robot.
+The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from dual_nav_training.small.objective import GROUND, READ, SEE, GroundingTask
 from dual_nav_training.trainer import NavTrainer
 from s2_planner_node.prompt import PromptProtocol
 
+AGAIN = "again"
+
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of training."""
 
-    name: str  # of objective.STAGES
+    name: str
+    task: str  # of objective.STAGES
     steps: int
     images: int  # of a step
     questions: int  # about each image
@@ -59,26 +63,38 @@ def build(config: dict[str, Any], seed: int) -> tuple[GroundingTask, Collate, An
 
 
 def train(
-    views: Path, output: Path, stages: Sequence[Stage], *, eval_views: Path | None, system1: str, seed: int
+    views: Path,
+    output: Path,
+    stages: Sequence[Stage],
+    *,
+    system1: str,
+    seed: int,
+    visited: Path | None = None,
+    eval_views: Path | None = None,
 ) -> Path:
-    """Train, or go on training; returns the folder of the result. RunError says what is wrong."""
+    """Train, or go on training; returns the folder of the result. RunError says what is wrong.
+
+    visited: views that the stage AGAIN has beside the others.
+    """
     config = small_config()
     task, collate, tokenizer = build(config, seed)
     samples = Views(views)
+    more = Views(views, visited) if visited else samples
     held_back = Views(eval_views) if eval_views else None
     for stage in stages:
         run = RunFolder(output / stage.name)
-        task.stage = stage.name
+        task.stage = stage.task
+        data = more if stage.name == AGAIN else samples
         arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
-        description = {"views": str(views), "samples": len(samples), "config": config}
+        description = {"views": str(views), "samples": len(data), "config": config}
         run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
         ask = Ask(stage.questions)
         trainer = NavTrainer(
             task,
             arguments,
-            TrainingSet(samples, ask, seed),
+            TrainingSet(data, ask, seed),
             collate,
-            VisitSampler(np.ones(len(samples)), seed),
+            VisitSampler(np.ones(len(data)), seed),
             eval_dataset=TrainingSet(held_back, ask, seed) if held_back else None,
             callbacks=[MetricsFile(run)],
         )
@@ -127,24 +143,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--read-steps", type=int, default=1500)
     parser.add_argument("--see-steps", type=int, default=1500)
     parser.add_argument("--ground-steps", type=int, default=6000)
+    parser.add_argument("--visited", type=Path, help="views made with --planner RUN/model")
+    parser.add_argument("--again-steps", type=int, default=2000)
     parser.add_argument("--images", type=int, default=14, help="of a step; half as many more while only seeing")
     parser.add_argument("--questions", type=int, default=4, help="about each image")
     parser.add_argument("--system1", choices=sorted(SYSTEM1_SIZES), default="nextdit_async")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    stages = (
-        Stage(READ, options.read_steps, options.images, options.questions),
-        Stage(SEE, options.see_steps, options.images * 3 // 2, 0),
-        Stage(GROUND, options.ground_steps, options.images, options.questions),
-    )
+    stages = [
+        Stage(READ, READ, options.read_steps, options.images, options.questions),
+        Stage(SEE, SEE, options.see_steps, options.images * 3 // 2, 0),
+        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions),
+    ]
+    if options.visited:
+        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions))
     try:
         model = train(
             options.views,
             options.output,
             stages,
-            eval_views=options.eval_views,
             system1=options.system1,
             seed=options.seed,
+            visited=options.visited,
+            eval_views=options.eval_views,
         )
     except RunError as error:
         print(f"train_s2: {error}", file=sys.stderr)
