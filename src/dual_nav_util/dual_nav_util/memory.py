@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 
+M_MMAP_THRESHOLD = -3  # of <malloc.h>
+LARGE = 256 * 1024  # bytes
 
-def return_free_memory() -> None:
-    """Give the pages of the heap that are free back to the operating system; takes 1 to 15 ms. Only glibc needs it.
 
-    What is kept for long (images of an episode) and the large buffers of every inference share glibc's heap, which
-    leaves gaps between the former. Without this the memory of a planner creeps up by 100 MB although what it holds
-    stays the same.
+def keep_large_buffers_out_of_the_heap() -> None:
+    """Give every large buffer pages of its own from now on, which go back to the operating system with it.
+
+    glibc does so only at first: once a large buffer was freed, the next ones of its size share the heap with what is
+    kept for long, and leave gaps there. A planner whose prompts are never of the same length then creeps up by 100 MB
+    although what it holds stays the same. New pages cost a few milliseconds a plan; a model that makes many
+    thousands of large buffers a second would notice. Other C libraries need nothing of this.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from dual_nav_util.memory import keep_large_buffers_out_of_the_heap
 from dual_nav_util.process import run
 
 
@@ -16,6 +17,7 @@ def make_node():
 
 def main() -> int:
     """Run until Ctrl-C or SIGTERM; the exit status."""
+    keep_large_buffers_out_of_the_heap()
     return run(make_node)
 
 

@@ -25,7 +25,6 @@ from std_srvs.srv import Trigger
 from dual_nav_util import images, qos
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
 from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
-from dual_nav_util.memory import return_free_memory
 from dual_nav_util.stamps import NANOSECONDS, seconds_between, to_nanoseconds
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -262,7 +261,6 @@ class S2Planner(ManagedNode):
             shown = look_down() if plan.look_down and look_down is not None else rgb
             picture = draw_plan(shown, plan)
             self._debug_publisher.publish(images.image_from_array(picture, "rgb8", message.header))
-        return_free_memory()
 
     def _is_due(self, stamp_ns: int) -> bool:
         return stamp_ns > self._planned_ns and self._trigger.due(stamp_ns)
