@@ -9,7 +9,7 @@ import torch
 
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small import train_s2
-from dual_nav_training.small.batches import Ask, View
+from dual_nav_training.small.batches import Ask, View, Views
 from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
 from dual_nav_training.small.language import (
@@ -26,6 +26,7 @@ from dual_nav_training.small.language import (
 from dual_nav_training.small.network import small_config
 from dual_nav_training.small.objective import DRIVE, GROUND, READ, SEE, STAGES, TURN
 from dual_nav_training.small.questions import mirrored, questions
+from dual_nav_training.small.score import load_task, score
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import CELL, LEVEL_CELLS, LOOK_DOWN_CELLS, PIXEL_GOAL, WAYPOINTS, views_of
 from dual_nav_util.checkpoint import CheckpointFolder
@@ -326,3 +327,24 @@ def test_views_from_where_a_planner_goes(made, tmp_path, rendering):
     planner = load_planner(folder, PlannerConfig(num_history=0, max_new_tokens=4))
     views = views_of(SEED, 3, planner)
     assert len(views["level"]) == len(np.unique(views["poses"], axis=0)) == 3
+
+
+def test_scores_tell_reading_from_guessing(made, views, tmp_path):
+    """Weights that always say ←: right where no goal is in view, wrong for pixel goals, however instructions go."""
+    task, _, tokenizer = made
+    (tmp_path / "views").mkdir()
+    np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
+    tensors = planner_tensors(task.planner)
+    tensors["lm_head.weight"] = torch.zeros_like(tensors["lm_head.weight"])
+    tensors["model.norm.weight"] = torch.zeros_like(tensors["model.norm.weight"])
+    config = dual_config(task.planner.config, "nextdit_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, tensors, tokenizer)
+    loaded, collate = load_task(folder)
+    head = loaded.planner.network.lm_head
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    with torch.no_grad():
+        head.bias[tokenizer.token_to_id("←")] = 1.0
+    result = score(loaded, collate, Views(tmp_path / "views"), 8)
+    assert result["decision_not_in_view"] == result["shuffled_decision_not_in_view"] == 1.0
+    assert result["decision_in_view"] < 0.5
+    assert result["decision"] == result["shuffled_decision"]
