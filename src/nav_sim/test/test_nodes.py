@@ -224,8 +224,9 @@ def test_a_plan_that_the_controller_missed_is_made_again(domain):
     try:
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        start = make_episode("test", 0, "object", 0).start
-        node._on_episode(String(data="test-0-object-0000"))
+        episode = make_episode("test", 0, "object", 0)
+        start = episode.start
+        node._on_episode(String(data=episode.name))
 
         def frame(number):
             pose, info = Odometry(), CameraInfo()
@@ -238,7 +239,7 @@ def test_a_plan_that_the_controller_missed_is_made_again(domain):
 
         frame(0)
         assert node._plans == 0  # nobody has said what to do
-        node._on_instruction(String(data="Go."))
+        node._on_instruction(String(data=episode.instruction))
         frame(1)
         assert node._plans == 1
         frame(2)
