@@ -170,12 +170,14 @@ class Listener:
     """What people say, on whatever way it comes to the topic `instruction`, and whether the robot has arrived."""
 
     node: Node
-    expected: str | None = None  # the episode's own, which nobody needs to be told of
+    expected: str | None = None  # the one being followed, which nobody needs to be told of
     heard: str | None = None
+    under_way: bool = field(default=False, init=False)  # the expected one was given
     arrived: bool = field(default=False, init=False)
     refusal: str = field(default="", init=False)  # why the planner stopped at once
     _episode_id: int = field(default=0, init=False)
     _answered: bool = field(default=True, init=False)
+    _early: bool = field(default=False, init=False)  # heard before the robot stood in its flat
 
     def __post_init__(self) -> None:
         self._publisher = self.node.create_publisher(String, "instruction", qos.LATCHED)
@@ -186,10 +188,25 @@ class Listener:
     def publish(self, text: str) -> None:
         self._publisher.publish(String(data=text))
 
+    def begin(self, instruction: str) -> None:
+        """An episode is going to be loaded, and then its instruction given."""
+        self.expected, self.under_way = instruction, False
+
+    def take(self) -> str | None:
+        """What a person said and the robot follows from now on; None if nothing new."""
+        text, self.heard = self.heard, None
+        if text is not None:
+            self.expected = text
+            if self._early:  # nobody could follow it then
+                self.publish(text)
+        return text
+
     def _on_instruction(self, message: String) -> None:
-        if message.data != self.expected:
-            self.heard = message.data
-            self.arrived, self._answered = False, False
+        self.arrived, self._answered = False, False
+        if message.data == self.expected:
+            self.under_way = True
+        else:
+            self.heard, self._early = message.data, not self.under_way
 
     def _on_plan(self, message: S2Plan) -> None:
         self._answered |= message.episode_id != self._episode_id
@@ -211,7 +228,8 @@ class Demo:
         self.results: list[Result] = []
 
     def _keep_going(self) -> bool:
-        taken_over = self._listener is not None and self._listener.heard is not None
+        listener = self._listener
+        taken_over = listener is not None and listener.under_way and listener.heard is not None
         return self._stop.keep_going() and not taken_over
 
     def run(self) -> dict[str, object]:
@@ -225,7 +243,7 @@ class Demo:
             if not self._options.headless:
                 self._invite()
             for episode in make_episodes("test", self._options.seed, self._options.episodes or ENDLESS):
-                self._listener.expected = episode.instruction
+                self._listener.begin(episode.instruction)
                 say(f"{episode.name}: “{episode.instruction}”")
                 try:
                     with rates:
@@ -266,8 +284,7 @@ class Demo:
     def _follow_person(self) -> None:
         """Let the robot follow what was said, and whatever is said then, until nothing more is."""
         listener = self._listener
-        while (text := listener.heard) is not None:
-            listener.heard, listener.expected = None, text
+        while (text := listener.take()) is not None:
             say(f"you: “{text}”")
             self._wait(TIME_LIMIT, lambda: listener.arrived)
             if listener.heard is None:

@@ -91,7 +91,7 @@ def test_a_persons_instruction_is_followed_and_ctrl_c_leaves_no_process_behind(t
     process = start(tmp_path, stdin=subprocess.PIPE)
     address = read_until(process, r"http://localhost:\d+")[0]
     assert b"<html" in urllib.request.urlopen(address, timeout=10.0).read().lower()
-    read_until(process, "test-7-object-0000")
+    read_until(process, "test-7-object-0000")  # the flat is not even built: the sentence is kept until it is
     process.stdin.write("go to the moon\n")
     process.stdin.flush()
     read_until(process, "you: “go to the moon”")

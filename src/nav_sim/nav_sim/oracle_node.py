@@ -114,7 +114,8 @@ class OracleS2(_OracleNode):
         self._episode_id = time.time_ns() >> 20 << 20
         self._plans = 0
         self._sent_at = 0.0
-        self._under_way = False  # told what to do, and not yet at STOP
+        self._under_way = False  # told what to do, and S1 is not yet at STOP
+        self._stops = False  # the newest plan is STOP
         self._asked_from_ns: int | None = None  # S1 wants a plan from a frame of this stamp or later
         self._frame: Header | None = None  # the newest one
         self._planned_ns = -1  # stamp of the frame planned on last
@@ -150,12 +151,13 @@ class OracleS2(_OracleNode):
         else:
             self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(flat)}.")
         self._episode_id += 1
-        self._plans, self._under_way = 0, True
+        self._plans, self._under_way, self._stops = 0, True, False
         self._frame = None  # the first plan is made from a frame that comes after the instruction
         self._asked_from_ns = 0
 
     def _on_state(self, message: ControllerState) -> None:
         if (message.episode_id, message.plan_number) == (self._episode_id, self._plans - 1):
+            self._under_way &= not self._stops  # S1 has taken the STOP over
             asks = message.ask != ControllerState.ASK_NO
             # Not from a frame older than the one S1 has worked on: that may be still on its way to here.
             oldest_ns = max(to_nanoseconds(message.frames_from), to_nanoseconds(message.header.stamp))
@@ -186,7 +188,7 @@ class OracleS2(_OracleNode):
         plan = self._planner.plan(pose)
         self._send(self._frame, plan, time.perf_counter() - started)
         self._planned_ns, self._asked_from_ns = stamp_ns, None
-        self._under_way = STOP not in plan.actions
+        self._stops = STOP in plan.actions
 
     def _send(self, header: Header, plan: PlanMade, elapsed: float) -> None:
         message = S2Plan(header=header, episode_id=self._episode_id, plan_number=self._plans, kind=plan.kind)
