@@ -101,7 +101,9 @@ class Parameters:
     lock_step: bool = parameter(
         False, "A simulator waits for this node: control periods are those of /clock, which may stand still"
     )
-    seed: int = parameter(-1, "Of the model's noise, anew in each episode; -1: another in each run", low=-1, high=2**62)
+    seed: int = parameter(
+        -1, "Of the model's noise, anew in each episode; -1: another in each run", low=-1, high=2**62
+    )
 
     rgb_transport: str = parameter(
         "raw", "Message type of rgb: Image or CompressedImage (JPEG, PNG)", choices=TRANSPORTS
