@@ -73,8 +73,9 @@ def train(
     folder, run = CheckpointFolder(checkpoint), RunFolder(output)
     check_kind(mode, folder)
     arguments = _arguments(config, run, evaluate=eval_data is not None)
-    training_set, collate = open_data(mode, config, folder, data)
-    evaluation_set = open_data(mode, config, folder, eval_data)[0] if eval_data else None
+    with PartialState().main_process_first():  # it writes the index of the data, the others read it
+        training_set, collate = open_data(mode, config, folder, data)
+        evaluation_set = open_data(mode, config, folder, eval_data)[0] if eval_data else None
 
     module = load_module(
         mode, folder, answer_weight=config.answer_weight, frozen_dtype=getattr(torch, config.frozen_precision)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import yaml
+from accelerate import PartialState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -31,7 +32,8 @@ def main(checkpoint: str, data: str) -> None:
     folder = CheckpointFolder(checkpoint)
     for mode in ("s2", "dual", "joint"):
         config = TrainConfig(augment=False, vary_wording=False, data={"prompts": PROMPTS})
-        training_set, collate = open_data(mode, config, folder, Path(data))
+        with PartialState(cpu=True).main_process_first():  # it writes the index of the data
+            training_set, collate = open_data(mode, config, folder, Path(data))
         batch = collate([training_set[0], training_set[3]])
         del batch["weights"]
         results = []
