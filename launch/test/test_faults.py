@@ -27,6 +27,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
@@ -77,6 +78,7 @@ class Robot:
         self.plans: list[S2Plan] = []
         self.stamps: list[int] = []
         self.ahead_ns = 0
+        self.paths: list[PathMessage] = []
         self.figures: dict[str, str] = {}  # of the controller's diagnostics, by name
         self._lock = threading.Lock()
         self._pose, self._velocity, self._moved = np.zeros(3), (0.0, 0.0), time.monotonic()
@@ -90,6 +92,7 @@ class Robot:
         node.create_subscription(ControllerState, "s1/state", self.states.append, qos.DEFAULT)
         node.create_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.DEFAULT)
+        node.create_subscription(PathMessage, "s1/path", self.paths.append, qos.DEFAULT)
         self.navigate = ActionClient(node, NavigateInstruction, "navigate")
         self._set_parameters = node.create_client(SetParameters, "s1_controller/set_parameters")
         if simulated:
@@ -386,11 +389,20 @@ def test_nothing_of_the_episode_moves_the_robot_after_stop(driving):
 
 def test_a_path_that_comes_after_stop_does_not_move_the_robot(driving):
     number = driving.newest_plan().plan_number + OWN_PLANS
-    driving.send_latents(plan_number=number)
-    driving.until(lambda: driving.states[-1].plan_number == number, "the plan is followed", 2.0)
-    # From here on S1 samples a path for every frame; STOP comes in the middle of one.
-    time.sleep(1.5 * CAMERA_PERIOD)
-    driving.send_plan(plan_number=number + 1, actions=array.array("B", [S2Plan.ACTION_STOP]))
+    count = len(driving.paths)
+
+    def samples() -> bool:
+        nonlocal number
+        number += 1
+        driving.send_latents(plan_number=number)
+        time.sleep(2 * CAMERA_PERIOD)
+        return len(driving.paths) > count
+
+    driving.until(samples, "a path", 20.0)
+    # S1 samples a path for every frame now; STOP comes in the middle of one.
+    driving.send_latents(plan_number=number + 1)
+    time.sleep(CAMERA_PERIOD)
+    driving.send_plan(plan_number=number + 2, actions=array.array("B", [S2Plan.ACTION_STOP]))
     driving.stands_for_good(time.monotonic(), slack())
     assert driving.states[-1].state == ControllerState.ARRIVED
 
