@@ -6,7 +6,6 @@ Plain Python, no ROS.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,8 +41,6 @@ class Worker:
         if lane not in self._functions:
             raise KeyError(f"no lane {lane!r}: this worker has {', '.join(sorted(self._functions))}")
         self._inbox.put(lane, item)
-        # Lets the worker have the interpreter now: it would wait for as long as this thread has something to do.
-        time.sleep(0)
 
     def clear(self) -> None:
         """Forget items that have not been started."""
