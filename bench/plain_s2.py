@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from s2_planner_node.image_processor import ImageProcessor, resize_rgb
 from s2_planner_node.prompt import PromptProtocol, first_turn, look_down_turn
