@@ -40,10 +40,13 @@ def spread(values: list[float], scale: float = 1.0) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in found.items()}
 
 
-def drive_course(tracker: str, seed: int) -> tuple[Drive, dict[str, list[float]]]:
+def drive_course(tracker: str, seed: int, *, exact_odometry: bool = False) -> tuple[Drive, dict[str, list[float]]]:
     """Ten metres of S-curve; per path its placement error, per period cross-track error and times."""
     course = s_curve(14.0)
     drive = Drive(course, replace(CONFIG, tracker=TrackerConfig(tracker=tracker)), seed=seed)
+    if exact_odometry:  # its stamps still jitter, and it comes at a rate of its own
+        exact = {"scale": (1.0, 1.0), "walk": (0.0, 0.0), "white": (0.0, 0.0), "velocity_noise": (0.0, 0.0)}
+        drive.odometer = replace(drive.odometer, **exact)
     found: dict[str, list[float]] = {
         name: [] for name in ("place", "angle", "cross", "solver", "step", "busy", "fallback")
     }
@@ -154,6 +157,7 @@ def main() -> None:
     shown: dict[str, Drive] = {}
     for tracker in TRACKERS:
         found: dict[str, list[float]] = {}
+        _, exact = drive_course(tracker, 0, exact_odometry=True)
         for seed in range(arguments.seeds):
             drive, part = drive_course(tracker, seed)
             shown.setdefault(tracker, drive)
@@ -163,6 +167,8 @@ def main() -> None:
             "paths": len(found["place"]),
             "placement_mm": spread(found["place"], 1e3),
             "placement_deg": spread(found["angle"], math.degrees(1.0)),
+            "placement_with_exact_odometry_mm": spread(exact["place"], 1e3),
+            "placement_with_exact_odometry_deg": spread(exact["angle"], math.degrees(1.0)),
             "cross_track_cm": spread(found["cross"], 1e2),
             "step_ms": spread(found["step"], 1e3),
             "step_cpu_ms": spread(found["busy"], 1e3),  # what other load on the machine does not lengthen
@@ -176,7 +182,7 @@ def main() -> None:
         print(name)
         for key, value in figures.items():
             shown_value = "  ".join(f"{k} {v:g}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"  {key:16} {shown_value}")
+            print(f"  {key:33} {shown_value}")
     picture = arguments.out / "motion_course.png"
     draw(shown, picture)
     print(f"picture: {picture}")

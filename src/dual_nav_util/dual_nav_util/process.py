@@ -62,7 +62,7 @@ def _run(node: ManagedNode) -> tuple[int, bool]:
 
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    ended, failed = threading.Event(), threading.Event()
+    ending, ended, failed = threading.Event(), threading.Event(), threading.Event()
 
     def spin() -> None:
         try:
@@ -70,8 +70,9 @@ def _run(node: ManagedNode) -> tuple[int, bool]:
         except ExternalShutdownException:
             pass
         except Exception:
-            failed.set()
-            traceback.print_exc()
+            if not ending.is_set():  # an executor that is shut down in the middle of its work misses its handles
+                failed.set()
+                traceback.print_exc()
         finally:
             ended.set()
 
@@ -86,6 +87,7 @@ def _run(node: ManagedNode) -> tuple[int, bool]:
         # From here on the end runs its course; a second Ctrl-C must not leave the robot moving.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ending.set()
         executor.shutdown(timeout_sec=JOIN_TIMEOUT)
         spinner.join(timeout=JOIN_TIMEOUT)
         threads_ended = node.close()
