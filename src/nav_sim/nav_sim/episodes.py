@@ -33,6 +33,7 @@ EPISODES_PER_FLAT = 4  # of each family
 SUCCESS_RADIUS = 1.0  # metres from the robot's centre to the goal object's footprint
 MIN_DISTANCE, MAX_DISTANCE = 2.5, 16.0  # of start and goal, metres along the shortest path
 NEXT_TO_CM, NOT_NEXT_TO_CM = 60, 150
+_START_DRAWS = 60  # in a flat, before the next one is tried
 _START_CLEARANCE_CELLS = 2  # more room at the start than planning needs
 
 
@@ -358,8 +359,11 @@ def make_worded_episode(
         if not len(cells_near(flat, task.goals, SUCCESS_RADIUS)[0]):
             continue
         field = success_field(flat, task.goals)
-        for _ in range(1 if task.start else 12):
+        for _ in range(1 if task.start else _START_DRAWS):
             start = task.start or draw_start(draw, flat)
+            # An instruction that names no way can only be followed to what can be seen after a turn on the spot.
+            if not task.start and not any(is_in_sight(flat, goal, (start.x, start.y)) for goal in task.goals):
+                continue
             if MIN_DISTANCE <= field.at((start.x, start.y)) <= MAX_DISTANCE:
                 shortest = path_length(field.path((start.x, start.y)))
                 words = dict.fromkeys(_wording(task, split, draw) for _ in range(wordings))

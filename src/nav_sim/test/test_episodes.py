@@ -76,9 +76,16 @@ def test_an_episode_is_fixed_by_its_keys():
     episode = make_episode("test", 0, "object", 0)
     assert episode.instruction == "Make your way to some white crate, then halt."
     assert episode.goals == (6, 7)
-    assert (episode.start.x, episode.start.y) == pytest.approx((8.475, 0.475))
+    assert (episode.start.x, episode.start.y) == pytest.approx((2.675, 0.825))
     assert make_episode("train", 3, "route", 2).instruction == "Take the door on your right. Stop at the fridge."
     assert make_episode("test", 0, "object", 0) == episode
+
+
+def test_a_goal_to_which_no_way_is_told_is_in_sight_of_the_start():
+    for episode in EPISODES:
+        if episode.family != "route":
+            start = (episode.start.x, episode.start.y)
+            assert any(is_in_sight(episode.flat, goal, start) for goal in episode.goals), episode.name
 
 
 def test_no_wording_is_shared_by_training_and_test():
