@@ -113,12 +113,13 @@ class OraclePlanner:
         near = next((p for along, p in _samples(path, 0.05, MAX_GOAL_DISTANCE) if along >= 0.45), path[-1])
         x, y = pose.to_local(near)
         bearing = math.atan2(y, x)
-        if abs(bearing) > TURN_STEP / 2 and math.hypot(x, y) > 0.05:
+        # A step is made blindly: only where the map says that it is free. Beside a wall that may be a turn off the
+        # end of the way, which is near enough: to turn there would be to turn back and forth for ever.
+        free = clear_line(self._flat.passable, (pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0)))
+        tolerance = TURN_STEP if free and path_length(path) < FORWARD_STEP else TURN_STEP / 2
+        if abs(bearing) > tolerance and math.hypot(x, y) > 0.05:
             return actions_plan(_turns(bearing))
-        # A step is made blindly: only where the map says that it is free.
-        if clear_line(self._flat.passable, (pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0))):
-            return actions_plan([FORWARD])
-        return actions_plan([TURN_LEFT])
+        return actions_plan([FORWARD if free else TURN_LEFT])
 
     def _pixel_plan(self, pose: Pose, point: Point) -> PlanMade | None:
         """The plan whose pixel goal is a floor point: in the level image if it is in there, else looking down."""
