@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a process's usage developed: its highest values during the warm-up, and after it."""
+    """How a process's usage developed.
+
+    memory_mb: medians of the time as long as the warm-up that follows it, and of as much at the end.
+    threads, handles: the highest numbers during the warm-up, and after it.
+    """
 
     memory_mb: tuple[float, float]
     threads: tuple[int, int]
@@ -103,9 +108,9 @@ def usage_of(process: psutil.Process, seconds: float) -> Usage:
 
 
 def judge(samples: Sequence[Usage], warm_up: float) -> Verdict:
-    """Compare the warm-up, the first so many seconds, with all that comes after it.
+    """Compare what a node uses after the warm-up, its first so many seconds, with what it uses at the end.
 
-    The highest values of each, because what a node holds goes up and down with the length of an episode.
+    Medians of memory, because a sample in the middle of an inference has all that the inference needs for a moment.
 
     Raises:
         ValueError: there are no samples on one of the two sides.
@@ -113,26 +118,26 @@ def judge(samples: Sequence[Usage], warm_up: float) -> Verdict:
     parts = [[u for u in samples if u.seconds < warm_up], [u for u in samples if u.seconds >= warm_up]]
     if not all(parts):
         raise ValueError(f"{len(samples)} samples are too few to compare after {warm_up:g} s of warm-up")
+    after = parts[1]
+    first = statistics.median(u.memory_mb for u in after if u.seconds <= after[0].seconds + warm_up)
+    last = statistics.median(u.memory_mb for u in after if u.seconds >= after[-1].seconds - warm_up)
 
     def highest(name: str) -> tuple:
         return tuple(max(getattr(usage, name) for usage in part) for part in parts)
 
-    return Verdict(highest("memory_mb"), highest("threads"), highest("handles"))
+    return Verdict((first, last), highest("threads"), highest("handles"))
 
 
 # ------------------------------------------------------------------------------------------------------------ report
 
 
 def table(samples: Mapping[str, Sequence[Usage]], verdicts: Mapping[str, Verdict]) -> str:
-    """Usage per node for people: highest values during and after the warm-up."""
-    lines = [
-        f"{'':18}{'memory [MB]: start':>19}{'warm-up':>9}{'after':>8}{'end':>8}"
-        f"{'growth':>9}{'threads':>9}{'handles':>9}"
-    ]
+    """Usage per node for people: memory at the start, after the warm-up and in the end."""
+    lines = [f"{'':18}{'memory [MB]: start':>19}{'warm':>9}{'end':>8}{'growth':>9}{'threads':>9}{'handles':>9}"]
     for name, verdict in verdicts.items():
         used = samples[name]
         before, after = verdict.memory_mb
-        numbers = f"{used[0].memory_mb:>19.1f}{before:>9.1f}{after:>8.1f}{used[-1].memory_mb:>8.1f}"
+        numbers = f"{used[0].memory_mb:>19.1f}{before:>9.1f}{after:>8.1f}"
         counts = "".join(f"{f'{a}→{b}':>9}" for a, b in (verdict.threads, verdict.handles))
         lines.append(f"{name:18}{numbers}{verdict.growth:>+9.2%}{counts}")
     return "\n".join(lines)

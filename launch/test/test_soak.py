@@ -30,8 +30,8 @@ def samples(memory=lambda t: 500.0, threads=lambda t: 24, handles=lambda t: 23) 
     [
         (samples(), []),
         (samples(memory=lambda t: 300.0 + min(t, 300)), []),  # caches fill in the first five minutes
-        (samples(memory=lambda t: 500.0 * (1 + 0.02 * t / HOUR)), ["node: memory grew by 1.83%"]),
-        (samples(memory=lambda t: 506.0 if t == 2000 else 500.0), ["node: memory grew by 1.20%"]),
+        (samples(memory=lambda t: 500.0 * (1 + 0.02 * t / HOUR)), ["node: memory grew by 1.66%"]),
+        (samples(memory=lambda t: 550.0 if t % 20 == 0 else 500.0), []),
         (samples(threads=lambda t: 24 + t // 3000), ["node: 25 threads, 24 during the warm-up"]),
         (samples(threads=lambda t: 26 if t < 60 else 24), []),
         (samples(memory=lambda t: 450.0 + 50.0 * (t % 250) / 250), []),  # the history of an episode
@@ -41,7 +41,7 @@ def samples(memory=lambda t: 500.0, threads=lambda t: 24, handles=lambda t: 23) 
         "constant",
         "warm-up",
         "memory leak",
-        "a peak",
+        "peaks of single inferences",
         "a thread",
         "threads of the start",
         "episodes",
