@@ -69,6 +69,21 @@ def test_projected_and_absorbed_memory_equal_the_plain_computation(monkeypatch, 
 
 
 @pytest.mark.parametrize("kind", ["dual", "standalone"])
+def test_self_attention_by_plain_products_equals_the_plain_computation(kind):
+    """What bfloat16 does on a CPU, here in float32, where a wrong mask cannot hide behind rounding."""
+    model = _model(kind)
+    goals, rgbd = (_draw(n, model.sizes.token_dim, seed=n) for n in (model.goal_tokens, model.sizes.rgbd_tokens))
+    actions = _draw(7, model.sizes.predict_size, 3, seed=7).clamp(-1.0, 1.0)
+    engine = DenoiserEngine(model)
+    engine._attend_by_products = True
+    memory = engine.condition(goals, rgbd)
+    with torch.no_grad():
+        expected = plain_navdp.predict_noise(model, actions, torch.tensor([1]), goals[None], rgbd[None])
+        assert _relative(engine.predict_noise(actions, 1, memory), expected) <= REL_L2
+        assert _relative(engine.critic(actions, memory), plain_navdp.critic(model, actions, rgbd[None])) <= REL_L2
+
+
+@pytest.mark.parametrize("kind", ["dual", "standalone"])
 def test_samples_spread_over_threads_equal_one_batch(kind):
     model = _model(kind)
     config = PolicyConfig(num_samples=5)
