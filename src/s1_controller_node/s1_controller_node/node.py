@@ -8,8 +8,7 @@ checked in `controller.py`, what is driven and whether it may be is decided in `
 Subscribes to `rgb`, `depth` and `camera_info` (for the obstacle stop, and where the model or the selection needs
 them), `odom`, `s2/plan` and `manual_cmd_vel`, and to `/tf_static` for the mount of the depth camera; publishes
 `cmd_vel`, `s1/state`, `s1/actions` and, while somebody listens, `s1/path`, `s1/tracked_path`, `s1/candidates` and
-`s1/robot`; offers `~/reset`, `~/enable`, `~/emergency_stop` and `~/release`. Parameters
-are in `parameters.py`.
+`s1/robot`; offers `~/reset`, `~/enable`, `~/emergency_stop` and `~/release`. Parameters are in `parameters.py`.
 """
 
 from __future__ import annotations
@@ -270,7 +269,7 @@ class S1Controller(ManagedNode):
         if plan.kind == Kind.ACTIONS:
             self._publish_actions(plan, message.header, plan.actions)
         else:
-            self._workers["inference"].put("goal", None)
+            self._workers["inference"].put("goal", None)  # no new one yet, if the plan waits for its frame
         self._send_command()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
