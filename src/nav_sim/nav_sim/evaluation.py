@@ -28,7 +28,7 @@ from .camera import Camera
 from .episodes import EPISODES_PER_FLAT, FAMILIES, SUCCESS_RADIUS, Episode, make_episode
 from .grid import Point
 from .judge import Judge, Result, summarise
-from .oracles import KIND_ACTIONS, OracleController, OraclePlanner, PlanMade, RandomPlanner
+from .oracles import KIND_ACTIONS, OracleController, OraclePlanner, PlanMade, RandomPlanner, goal_on_floor
 from .sensors import DepthSensor
 from .simulator import Config, Pose, Simulator
 
@@ -257,15 +257,7 @@ def run_episode(
 
 def floor_point(plan: PlanMade, pose: Pose, cameras: dict[str, Camera]) -> list[Point]:
     """Where the plan's pixel goal lies on the floor, for pictures; none without one, or above the horizon."""
-    if plan.pixel_goal is None:
-        return []
-    camera = cameras["look_down" if plan.look_down else "level"]
-    # A planner may have resized the image.
-    width, height = plan.image_size
-    column, row = plan.pixel_goal
-    local = camera.floor_point(
-        (column + 0.5) * camera.width / width - 0.5, (row + 0.5) * camera.height_px / height - 0.5
-    )
+    local = goal_on_floor(plan, cameras)
     return [] if local is None else [pose.to_world(local)]
 
 

@@ -49,6 +49,7 @@ from .understanding import goals_of, things_in
 MEMORY = 400  # poses kept to look up those of frames
 POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
 ACKNOWLEDGE_TIMEOUT = 1.0  # seconds
+TOGETHER = 1.0  # seconds between an instruction and the episode that it is for, when the instruction comes first
 RECENT = 5.0  # seconds an incident stays in /diagnostics
 
 
@@ -114,6 +115,8 @@ class OracleS2(_OracleNode):
         self._episode_id = time.time_ns() >> 20 << 20
         self._plans = 0
         self._sent_at = 0.0
+        self._instruction, self._instructed_at = "", 0.0
+        self._followed = True  # the instruction was taken up
         self._under_way = False  # told what to do, and S1 is not yet at STOP
         self._stops = False  # the newest plan is STOP
         self._asked_from_ns: int | None = None  # S1 wants a plan from a frame of this stamp or later
@@ -131,25 +134,35 @@ class OracleS2(_OracleNode):
 
     def begin(self, episode: Episode) -> None:
         self._under_way = False
+        # Messages of two topics come in any order: the newest instruction may be for the episode that begins.
+        together = time.monotonic() - self._instructed_at < TOGETHER and self._instruction == episode.instruction
+        if together or not self._followed:
+            self._follow(episode)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._under_way and self._frame is not None:
             self._send(self._frame, actions_plan([STOP]), 0.0)
         self._under_way = False
+        self._followed = True
         response.success, response.message = True, "episode ended; waiting for an instruction"
         return response
 
     def _on_instruction(self, message: String) -> None:
+        self._instruction, self._instructed_at, self._followed = message.data, time.monotonic(), False
         if self._episode is None:
-            self.incidents.report("instruction", "an instruction, but the simulator runs no episode: not followed")
-            return
-        episode, flat = self._episode, self._episode.flat
-        if message.data != episode.instruction:  # a person's
-            episode = replace(episode, instruction=message.data, goals=goals_of(flat, message.data))
+            self.get_logger().info("an instruction, but no episode yet: it waits for the simulator's")
+        else:
+            self._follow(self._episode)
+
+    def _follow(self, episode: Episode) -> None:
+        """Begin to follow the newest instruction in the flat of this episode."""
+        self._followed = True
+        if self._instruction != episode.instruction:  # a person's
+            episode = replace(episode, instruction=self._instruction, goals=goals_of(episode.flat, self._instruction))
         if episode.goals:
             self._planner = PLANNERS[self._settings.planner](episode, self._settings.cameras())
         else:
-            self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(flat)}.")
+            self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(episode.flat)}.")
         self._episode_id += 1
         self._plans, self._under_way, self._stops = 0, True, False
         self._frame = None  # the first plan is made from a frame that comes after the instruction

@@ -55,6 +55,20 @@ def actions_plan(actions: Sequence[int]) -> PlanMade:
     return PlanMade(KIND_ACTIONS, tuple(actions), answer="".join(SYMBOLS[action] for action in actions))
 
 
+def goal_on_floor(plan: PlanMade, cameras: dict[str, Camera]) -> Point | None:
+    """Where the plan's pixel goal lies on the floor, metres in the robot's frame when the image was taken; None without
+    a pixel goal, or for one at or above the horizon."""
+    if plan.pixel_goal is None or 0 in plan.image_size:
+        return None
+    camera = cameras["look_down" if plan.look_down else "level"]
+    # A planner may have resized the image.
+    width, height = plan.image_size
+    column, row = plan.pixel_goal
+    return camera.floor_point(
+        (column + 0.5) * camera.width / width - 0.5, (row + 0.5) * camera.height_px / height - 0.5
+    )
+
+
 def _turns(angle: float) -> list[int]:
     count = min(MAX_ACTIONS, max(1, round(abs(angle) / TURN_STEP)))
     return [TURN_LEFT if angle > 0 else TURN_RIGHT] * count
@@ -213,9 +227,7 @@ class OracleController:
         if plan.kind == KIND_ACTIONS:
             self._actions = list(plan.actions)
             return
-        assert plan.pixel_goal is not None
-        camera = self._cameras["look_down" if plan.look_down else "level"]
-        local = camera.floor_point(*plan.pixel_goal)
+        local = goal_on_floor(plan, self._cameras)
         if local is None:
             return  # a pixel above the horizon is no place to drive to
         if math.hypot(*local) > MAX_GOAL_DISTANCE + 1.0:

@@ -89,6 +89,27 @@ def test_the_controller_turns_and_steps_by_what_the_actions_say():
         assert controller.stopped
 
 
+@pytest.mark.parametrize("look_down", [False, True])
+def test_a_pixel_goal_means_the_same_place_in_a_resized_image(look_down):
+    """S2 plans on images that it has resized; whoever drives has those of the camera."""
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        paths = []
+        for goal, size in (((240, 400), (640, 480)), ((120, 200), (320, 240)), ((144, 320), (384, 384))):
+            controller = OracleController(episode, simulator.cameras)
+            controller.set_plan(PlanMade(KIND_PIXEL_GOAL, (), goal, size, look_down), episode.start, 0.0)
+            paths.append(controller.path)
+    for path in paths[1:]:
+        assert math.dist(path[-1], paths[0][-1]) < 0.1  # a cell of the map, and half a pixel
+
+
+def test_at_the_end_of_its_way_beside_a_wall_the_oracle_does_not_turn_back_and_forth(rendering):
+    episode = make_episode("test", 0, "relation", 122)  # a turn off the last step, which a wall does not allow
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        run = run_episode(episode, SETTINGS, simulator, Oracles())
+    assert run.result.success, run.result
+
+
 def test_a_stop_counts_only_near_the_goal_and_with_it_in_view(rendering):
     episode = make_episode("test", 9, "object", 1)
     with Simulator(episode.flat, SETTINGS.simulator) as simulator:

@@ -27,6 +27,7 @@ from dual_nav_util import images, qos  # noqa: E402
 from dual_nav_util.stamps import to_nanoseconds, to_stamp  # noqa: E402
 from nav_msgs_ext.msg import ControllerState, S2Plan  # noqa: E402
 from nav_sim.episodes import make_episode  # noqa: E402
+from nav_sim.oracle_node import ACKNOWLEDGE_TIMEOUT, TOGETHER, OracleS2  # noqa: E402
 from nav_sim.oracles import STOP  # noqa: E402
 
 EPISODE = "test-0-object-0002"
@@ -217,41 +218,74 @@ def test_another_episode_is_loaded_into_the_running_simulator_and_time_goes_on(r
     listener.close()
 
 
-def test_a_plan_that_the_controller_missed_is_made_again(domain):
-    from nav_sim.oracle_node import ACKNOWLEDGE_TIMEOUT, OracleS2
-
+@pytest.fixture
+def oracle_s2(domain):
+    """An active oracle S2 in this process, whose callbacks the test calls."""
     node = OracleS2()
-    try:
-        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        episode = make_episode("test", 0, "object", 0)
-        start = episode.start
-        node._on_episode(String(data=episode.name))
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    yield node
+    node.close()
+    node.destroy_node()
 
-        def frame(number):
-            pose, info = Odometry(), CameraInfo()
-            pose.pose.pose.position.x, pose.pose.pose.position.y = start.x, start.y
-            pose.pose.pose.orientation.z = math.sin(start.yaw / 2)
-            pose.pose.pose.orientation.w = math.cos(start.yaw / 2)
-            pose.header.stamp = info.header.stamp = to_stamp(10**9 + number * 10**8)
-            node._on_pose(pose)
-            node._on_frame(info)
 
-        frame(0)
-        assert node._plans == 0  # nobody has said what to do
-        node._on_instruction(String(data=episode.instruction))
-        frame(1)
-        assert node._plans == 1
-        frame(2)
-        assert node._plans == 1  # S1 has not said anything yet
-        node._on_state(ControllerState())
-        frame(3)
-        assert node._plans == 1  # too early to call it missed
-        node._sent_at -= ACKNOWLEDGE_TIMEOUT
-        node._on_state(ControllerState())
-        node._on_state(ControllerState())
-        frame(4)
-        assert node._plans == 2
-    finally:
-        node.close()
-        node.destroy_node()
+def send_frame(node, episode, number):
+    """The robot stands at the start of the episode."""
+    start, pose, info = episode.start, Odometry(), CameraInfo()
+    pose.pose.pose.position.x, pose.pose.pose.position.y = start.x, start.y
+    pose.pose.pose.orientation.z = math.sin(start.yaw / 2)
+    pose.pose.pose.orientation.w = math.cos(start.yaw / 2)
+    pose.header.stamp = info.header.stamp = to_stamp(10**9 + number * 10**8)
+    node._on_pose(pose)
+    node._on_frame(info)
+
+
+def test_a_plan_that_the_controller_missed_is_made_again(oracle_s2):
+    node, episode = oracle_s2, make_episode("test", 0, "object", 0)
+    node._on_episode(String(data=episode.name))
+    send_frame(node, episode, 0)
+    assert node._plans == 0  # nobody has said what to do
+    node._on_instruction(String(data=episode.instruction))
+    send_frame(node, episode, 1)
+    assert node._plans == 1
+    send_frame(node, episode, 2)
+    assert node._plans == 1  # S1 has not said anything yet
+    node._on_state(ControllerState())
+    send_frame(node, episode, 3)
+    assert node._plans == 1  # too early to call it missed
+    node._sent_at -= ACKNOWLEDGE_TIMEOUT
+    node._on_state(ControllerState())
+    node._on_state(ControllerState())
+    send_frame(node, episode, 4)
+    assert node._plans == 2
+
+
+def test_an_instruction_is_followed_though_it_comes_before_its_episode(oracle_s2):
+    node, first, second = oracle_s2, make_episode("test", 0, "object", 2), make_episode("test", 0, "object", 3)
+    node._on_instruction(String(data=first.instruction))
+    send_frame(node, first, 0)
+    assert node._plans == 0  # in which flat?
+    node._instructed_at -= TOGETHER  # it waits for as long as it takes
+    node._on_episode(String(data=first.name))
+    send_frame(node, first, 1)
+    assert node._plans == 1
+    assert node._planner._goals == first.goals
+    node._on_instruction(String(data=second.instruction))
+    node._on_episode(String(data=second.name))
+    send_frame(node, second, 2)
+    assert node._plans == 1
+    assert node._planner._goals == second.goals
+
+
+def test_what_was_followed_before_is_not_followed_again_when_another_episode_begins(oracle_s2):
+    node, first, second = oracle_s2, make_episode("test", 0, "object", 2), make_episode("test", 0, "object", 3)
+    node._on_episode(String(data=first.name))
+    node._on_instruction(String(data="Go to the sofa."))
+    send_frame(node, first, 0)
+    assert node._plans == 1
+    node._on_episode(String(data=second.name))
+    assert not node._under_way
+    node._instructed_at -= TOGETHER  # said long ago, even in the same words
+    node._instruction = first.instruction
+    node._on_episode(String(data=first.name))
+    assert not node._under_way
