@@ -56,8 +56,8 @@ def actions_plan(actions: Sequence[int]) -> PlanMade:
 
 
 def goal_on_floor(plan: PlanMade, cameras: dict[str, Camera]) -> Point | None:
-    """Where the plan's pixel goal lies on the floor, metres in the robot's frame when the image was taken; None without
-    a pixel goal, or for one at or above the horizon."""
+    """Where the plan's pixel goal lies on the floor, metres in the robot's frame at the time of the image; None
+    without a pixel goal, or for one at or above the horizon."""
     if plan.pixel_goal is None or 0 in plan.image_size:
         return None
     camera = cameras["look_down" if plan.look_down else "level"]
