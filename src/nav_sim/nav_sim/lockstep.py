@@ -90,6 +90,11 @@ class LockStep:
         with self._changed:
             self._commands = self._states = 0
 
+    def open(self) -> None:
+        """The world begins to run, or runs again."""
+        with self._changed:
+            self._closed = self._engaged = False
+
     def close(self) -> None:
         """End all waiting."""
         with self._changed:

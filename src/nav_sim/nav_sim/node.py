@@ -127,6 +127,7 @@ class NavSim(ManagedNode):
 
     def activate(self) -> None:
         self._stop.clear()
+        self._lockstep.open()
         self._world = threading.Thread(target=self._run_world, name="world", daemon=True)
         self._world.start()
 

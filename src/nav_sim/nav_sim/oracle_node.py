@@ -67,14 +67,15 @@ class _OracleNode(ManagedNode):
         self.managed_subscription(Odometry, "ground_truth", self._on_pose, qos.ODOMETRY)
         self.managed_subscription(String, "episode", self._on_episode, qos.LATCHED)
 
-    def begin(self, episode: Episode) -> None:
-        """The robot stands at the start of another episode."""
+    def begin(self, episode: Episode, told_at: float) -> None:
+        """The robot stands at the start of another episode, as was said then (`time.monotonic`)."""
         raise TypeError(f"{type(self).__name__} has no begin()")
 
     def _on_episode(self, message: String) -> None:
+        told_at = time.monotonic()  # its flat may take a second to build
         self._episode = episode_named(message.data) if message.data else None
         if self._episode is not None:
-            self.begin(self._episode)
+            self.begin(self._episode, told_at)
 
     def _on_pose(self, message: Odometry) -> None:
         position, orientation = message.pose.pose.position, message.pose.pose.orientation
@@ -132,10 +133,10 @@ class OracleS2(_OracleNode):
     def deactivate(self) -> None:
         wait_until_received(self._publisher)
 
-    def begin(self, episode: Episode) -> None:
+    def begin(self, episode: Episode, told_at: float) -> None:
         self._under_way = False
         # Messages of two topics come in any order: the newest instruction may be for the episode that begins.
-        together = time.monotonic() - self._instructed_at < TOGETHER and self._instruction == episode.instruction
+        together = told_at - self._instructed_at < TOGETHER and self._instruction == episode.instruction
         if together or not self._followed:
             self._follow(episode)
 
@@ -252,7 +253,7 @@ class OracleS1(_OracleNode):
         self._command_publisher.publish(Twist())
         wait_until_received(self._command_publisher)
 
-    def begin(self, episode: Episode) -> None:
+    def begin(self, episode: Episode, told_at: float) -> None:
         self._controller = OracleController(episode, self._settings.cameras())
         self._newest_plan = (0, 0)
 

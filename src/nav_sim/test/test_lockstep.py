@@ -15,7 +15,7 @@ def said(plan=1, stamp_ns=0, path_wanted=False, asks=False, first=False, frames_
 @pytest.fixture
 def steps():
     """S1 has given the command of this period; it follows a plan made from the frame of stamp 100."""
-    made = LockStep(PLANNER_AND_CONTROLLER, limit=0.2)
+    made = LockStep(PLANNER_AND_CONTROLLER, limit=60.0)
     made.command_received()
     made.instruction_given()
     made.frame_published(100)
@@ -124,10 +124,12 @@ def test_a_wait_ends_when_the_answer_comes(steps):
     threading.Timer(0.05, steps.command_received).start()
     began = time.monotonic()
     assert steps.wait() == ""
-    assert 0.04 < time.monotonic() - began < 0.19
+    assert 0.04 < time.monotonic() - began < 30.0
 
 
-def test_a_dead_controller_does_not_stop_the_world_for_good(steps):
+def test_a_dead_controller_does_not_stop_the_world_for_good():
+    steps = LockStep(CONTROLLER, 0.2)
+    steps.command_received()
     steps.period_begins()
     began = time.monotonic()
     assert steps.wait() == "a velocity command"
@@ -140,6 +142,16 @@ def test_closing_ends_all_waiting(steps):
     steps.period_begins()
     threading.Timer(0.05, steps.close).start()
     assert steps.wait() == ""
+    assert steps.missing() == ""
+
+
+def test_a_world_that_runs_again_waits_again(steps):
+    steps.close()
+    steps.open()
+    assert not steps.engaged
+    steps.command_received()
+    steps.period_begins()
+    assert steps.missing() == "a velocity command"
 
 
 def test_without_lock_step_nothing_is_missing():
