@@ -57,7 +57,7 @@ from nav_sim.simulator import Pose, yaw_of
 
 START_TIMEOUT = 600.0  # s the processes have to load their models
 LOAD_TIMEOUT = 120.0  # s a flat may take to build
-CALL_TIMEOUT = 10.0  # s a service may take to answer
+CALL_TIMEOUT = 30.0  # s a service may take to answer
 SILENCE_TIMEOUT = 60.0  # s without any pose after which an episode is given up
 POLL = 0.02  # s
 LOOK_PERIOD = 1.0  # s between two looks at the processes
@@ -176,16 +176,16 @@ class ClosedLoop(contextlib.AbstractContextManager):
             LoopError: the processes have ended or do not answer. Interrupted: keep_going said so.
         """
         planner, controller = self.parts.nodes
-        self._call(Trigger, f"{planner}/reset", Trigger.Request())
+        self._call(f"{planner}/reset", Trigger.Request())
         self._load(episode)
         if controller == "s1_controller":  # the oracle begins anew by itself
-            self._call(Trigger, f"{controller}/reset", Trigger.Request())
+            self._call(f"{controller}/reset", Trigger.Request())
         simulator = simulators.of(episode)
         course = _Course(Judge(episode, radius), time_limit, simulator.cameras, watch)
         with self._lock:
             self._course = course
         try:
-            self._call(Trigger, "nav_sim/instruct", Trigger.Request())
+            self._call("nav_sim/instruct", Trigger.Request())
             self._wait(lambda: course.over, f"the end of {episode.name}", lambda: course.heard + SILENCE_TIMEOUT)
         finally:
             with self._lock:
@@ -207,10 +207,10 @@ class ClosedLoop(contextlib.AbstractContextManager):
     def _load(self, episode: Episode) -> None:
         before = self._loaded
         name = Parameter("episode", value=episode.name).to_parameter_msg()
-        answer = self._call(SetParameters, "nav_sim/set_parameters", SetParameters.Request(parameters=[name]))
+        answer = self._call("nav_sim/set_parameters", SetParameters.Request(parameters=[name]))
         if not answer.results[0].successful:
             raise LoopError(f"nav_sim refuses {episode.name}: {answer.results[0].reason}")
-        self._call(Trigger, "nav_sim/reset", Trigger.Request())
+        self._call("nav_sim/reset", Trigger.Request())
         end = time.monotonic() + LOAD_TIMEOUT
         self._wait(lambda: self._loaded > before, f"{episode.name} is loaded", lambda: end)
 
@@ -224,6 +224,10 @@ class ClosedLoop(contextlib.AbstractContextManager):
         node.create_subscription(String, "episode", self._on_episode, qos.LATCHED)
         if self._images:
             node.create_subscription(Image, "rgb", self._on_rgb, QUEUE)
+        # Long before they are called: an answer is lost when its sender does not know the client yet.
+        self._services = {"nav_sim/set_parameters": node.create_client(SetParameters, "nav_sim/set_parameters")}
+        for name in ("nav_sim/reset", "nav_sim/instruct", *(f"{name}/reset" for name in self.parts.nodes)):
+            self._services[name] = node.create_client(Trigger, name)
 
     def _on_episode(self, _: String) -> None:
         self._loaded += 1
@@ -260,16 +264,12 @@ class ClosedLoop(contextlib.AbstractContextManager):
         end = time.monotonic() + START_TIMEOUT
         self._wait(watch.all_active, "all nodes are active", lambda: end)
 
-    def _call(self, kind: type, name: str, request: Any) -> Any:
-        client = self.node.create_client(kind, name)
-        try:
-            end = time.monotonic() + CALL_TIMEOUT
-            self._wait(client.service_is_ready, f"{name} is there", lambda: end)
-            future = client.call_async(request)
-            self._wait(future.done, f"an answer of {name}", lambda: end)
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
+    def _call(self, name: str, request: Any) -> Any:
+        client, end = self._services[name], time.monotonic() + CALL_TIMEOUT
+        self._wait(client.service_is_ready, f"{name} is there", lambda: end)
+        future = client.call_async(request)
+        self._wait(future.done, f"an answer of {name}", lambda: end)
+        return future.result()
 
     def _wait(self, condition: Callable[[], bool], what: str, deadline: Callable[[], float]) -> None:
         while not condition():
@@ -288,7 +288,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
         if (status := self.system.ended()) is not None:
             raise LoopError(f"all processes have ended with status {status}: see {self._folder / 'nodes.log'}")
         self._seen |= (running := set(self.system.processes()))
-        gone = self._seen & {"nav_sim", "oracle_s1", "oracle_s2", "s1_controller"} - running
+        gone = self._seen & {"nav_sim", "oracle_s1", "oracle_s2", "s1_controller", "recorder"} - running
         if gone:
             raise LoopError(f"{', '.join(sorted(gone))} has ended: see {self._folder / 'nodes.log'}")
 

@@ -42,6 +42,7 @@ from dual_nav_bringup.doctor_findings import (
     State,
     Topic,
 )
+from dual_nav_bringup.question import Question
 from dual_nav_util import images
 from dual_nav_util.dds import process_segment_bytes
 from dual_nav_util.stamps import to_nanoseconds
@@ -85,12 +86,10 @@ class Listener:
         )
         self._named: dict[str, str] = {}  # topics as the nodes say they are renamed
         self._looked: dict[str, float] = {}
-        self._calls: dict[tuple[str, str], Any] = {}  # questions that were sent, by node and service
-        self._answers: dict[tuple[str, str], Any] = {}
-        self._clients = {
-            (name, kind): node.create_client(service, f"{name}/{kind}")
-            for name in RUNTIME
-            for kind, service in (("get_state", GetState), ("get_parameters", GetParameters))
+        self._states = {name: Question(node, GetState, f"{name}/get_state", GetState.Request()) for name in RUNTIME}
+        self._parameters = {
+            name: Question(node, GetParameters, f"{name}/get_parameters", GetParameters.Request(names=names))
+            for name, names in PARAMETERS.items()
         }
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -106,7 +105,7 @@ class Listener:
         for name in RUNTIME:
             # What was said before does not count: a node that died meanwhile is not alive.
             seen.nodes.setdefault(name, Node(name)).parts.clear()
-        self._answers = {key: answer for key, answer in self._answers.items() if key[1] == "get_parameters"}
+            self._states[name].answer = None
         seen.clock_steps = 0
         for topic in seen.topics.values():
             self._subscribe(topic)
@@ -125,14 +124,11 @@ class Listener:
 
     def _ask(self) -> None:
         """Take in answers and ask: for the parameters once, for the state of the life cycle again and again."""
-        for (name, kind), client in self._clients.items():
-            call = self._calls.get((name, kind))
-            if call is not None and call.done():
-                self._answers[name, kind] = call.result()
-            if (call is None or (call.done() and kind == "get_state")) and client.service_is_ready():
-                ask_state = kind == "get_state"
-                request = GetState.Request() if ask_state else GetParameters.Request(names=PARAMETERS[name])
-                self._calls[name, kind] = client.call_async(request)
+        for question in self._states.values():
+            question.ask()
+        for question in self._parameters.values():
+            if question.answer is None:
+                question.ask()
 
     # ------------------------------------------------------------------------------------------------------- topics
 
@@ -265,7 +261,7 @@ class Listener:
         for name in RUNTIME:
             found = seen.nodes[name]
             found.present = _join(seen.namespace, name) in present
-            state, parameters = (self._answers.get((name, kind)) for kind in ("get_state", "get_parameters"))
+            state, parameters = self._states[name].answer, self._parameters[name].answer
             found.lifecycle = state.current_state.label if state else None
             if parameters:
                 told = zip(PARAMETERS[name], map(parameter_value_to_python, parameters.values), strict=True)

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.player import Player
+from dual_nav_bringup.question import Question
 from dual_nav_bringup.report import summarise, table
 from dual_nav_bringup.supervisor import die_with_parent, exit_status
 from dual_nav_util.dds import image_transport_warnings
@@ -208,19 +209,15 @@ class ActiveWatch:
     """Asks each node for the state of its life cycle."""
 
     def __init__(self, node: Node, names: Sequence[str] = NODES):
-        self._clients = {name: node.create_client(GetState, f"{name}/get_state") for name in names}
-        self._asked: dict[str, object] = {}
+        self._questions = {name: Question(node, GetState, f"{name}/get_state", GetState.Request()) for name in names}
         self.states = dict.fromkeys(names, "starting")
 
     def all_active(self) -> bool:
         """Take in answers that have come, ask again, and say whether all nodes are active."""
-        for name, client in self._clients.items():
-            future = self._asked.get(name)
-            if future is not None and future.done():
-                self.states[name] = future.result().current_state.label
-                future = None
-            if future is None and client.service_is_ready():
-                self._asked[name] = client.call_async(GetState.Request())
+        for name, question in self._questions.items():
+            question.ask()
+            if question.answer is not None:
+                self.states[name] = question.answer.current_state.label
         return all(state == "active" for state in self.states.values())
 
 

@@ -32,7 +32,7 @@ from nav_msgs_ext.msg import ControllerState
 
 CORES = os.cpu_count() or 1
 CONTROL_PERIOD = 0.05  # [s], of the controller's default rate
-SLACK = 0.1  # [s] that other threads on two cores may add on the way of a message
+SLACK = 0.25  # [s] that other threads on two slow cores may add on the way of a message
 START_SECONDS = 90.0
 
 
@@ -195,7 +195,8 @@ def assert_pipeline_worked(scenario: Scenario) -> None:
     ages = command_ages(seen, sent)
     assert ages
     assert float(np.percentile(ages, 95)) < inference + max(inference, period) + CONTROL_PERIOD + slack
-    assert answered_share(seen.paths, sent) >= 0.9 / crowding()
+    # Needless drops leave a half or less; on a slow machine a path may end right when the next frame comes.
+    assert answered_share(seen.paths, sent) >= 0.7 / crowding()
 
 
 def assert_paths_start_at_the_pose_of_their_frame(scenario: Scenario) -> None:

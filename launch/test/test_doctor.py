@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace: source scripts/env.sh")
 
-from scenario import START_SECONDS, crowding, make_checkpoint, node_processes
+from scenario import START_SECONDS, make_checkpoint, node_processes
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from test_faults import CAMERA_PERIOD, HEIGHT, WIDTH, Robot
@@ -27,7 +27,7 @@ from nav_msgs_ext.msg import ControllerState
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner", "robot.launch.xml"]
 DOCTOR = [sys.executable, "-m", "dual_nav_bringup.doctor", "--seconds", "4"]
-# What two crowded cores do to a healthy system.
+# What slow or crowded cores do to a healthy system; that another one has none of it is in test_doctor_findings.py.
 OF_LOAD = {"stamp_late", "heartbeat_gap", "controller_slow", "controller_latency", "frames_lost", "topic_gap"}
 OF_LOAD |= {"odometry_gap", "odometry_slow", "planner_slow", "stood", "unsynchronised"}
 
@@ -63,7 +63,7 @@ def robot(tmp_path_factory) -> Iterator[Robot]:
 
 def examine() -> tuple[int, dict[str, dict]]:
     """Exit status of the doctor, and what it found by code and what it is about."""
-    run = subprocess.run([*DOCTOR, "--json"], capture_output=True, text=True, timeout=90)
+    run = subprocess.run([*DOCTOR, "--json"], capture_output=True, text=True, timeout=120)
     assert run.returncode in (0, 1), run.stderr
     told = json.loads(run.stdout)
     assert told["healthy"] == (run.returncode == 0)
@@ -71,9 +71,8 @@ def examine() -> tuple[int, dict[str, dict]]:
 
 
 def wrong(findings: dict[str, dict]) -> set[str]:
-    """What was found, without notes and without what a crowded machine explains."""
-    explained = OF_LOAD if crowding() > 1 else set()
-    return {key for key, found in findings.items() if found["level"] != "NOTE" and found["code"] not in explained}
+    """What was found, without notes and without what a slow machine explains."""
+    return {key for key, found in findings.items() if found["level"] != "NOTE" and found["code"] not in OF_LOAD}
 
 
 def test_a_robot_without_instruction_is_healthy_and_told_how_to_give_one(robot):
@@ -84,7 +83,7 @@ def test_a_robot_without_instruction_is_healthy_and_told_how_to_give_one(robot):
 
 
 def test_what_a_person_reads_has_rates_states_and_no_bare_codes(robot):
-    run = subprocess.run(DOCTOR, capture_output=True, text=True, timeout=90)
+    run = subprocess.run(DOCTOR, capture_output=True, text=True, timeout=120)
     assert re.search(r"rgb +\d+\.\d Hz +\d+ ms +/rgb from /robot: rgb8 160x120", run.stdout), run.stdout
     assert re.search(r"s2_planner +active", run.stdout)
     assert re.search(r"s1_controller +active; IDLE", run.stdout)
@@ -138,6 +137,7 @@ def test_a_hung_controller_is_told_from_a_planner_that_works(robot):
 def test_a_killed_planner_is_told_from_a_controller_that_works(robot):
     robot.planner_launch.kill()
     robot.planner_launch.wait()
+    robot.until(lambda: not node_processes(S2), "the planner is gone")
     status, findings = examine()
     assert status == 1
     assert wrong(findings) & {f"node_silent {S2}", f"node_missing {S2}"}

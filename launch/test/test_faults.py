@@ -33,7 +33,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from scenario import CONTROL_PERIOD, START_SECONDS, crowding, node_processes
+from scenario import CONTROL_PERIOD, SLACK, START_SECONDS, crowding, node_processes
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
@@ -161,7 +161,7 @@ class Robot:
 
     # --------------------------------------------------------------------------------------------------- watching
 
-    def until(self, condition, what: str, seconds: float = 20.0):
+    def until(self, condition, what: str, seconds: float = 30.0):
         end = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > end:
@@ -183,7 +183,7 @@ class Robot:
             followed = self.states[-1].episode_id if self.states else 0
             return bool(self.plans) and followed == self.plans[-1].episode_id > old and self.moves()
 
-        self.until(drives, "the robot drives", 40.0)
+        self.until(drives, "the robot drives", START_SECONDS)
 
     def stands_for_good(self, since: float, limit: float, watched: float = 1.0) -> float:
         """Seconds from `since` to standstill; AssertionError when that is more than the limit or motion follows."""
@@ -228,7 +228,7 @@ class Robot:
         """Set a parameter of the controller while it runs."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
         answer = self._set_parameters.call_async(request)
-        self.until(answer.done, f"{name} is set", 5.0)
+        self.until(answer.done, f"{name} is set")
         assert answer.result().results[0].successful, answer.result().results[0].reason
 
     def close(self) -> None:
@@ -238,8 +238,8 @@ class Robot:
 
 
 def slack() -> float:
-    """Time that crowding adds on the way of a message and of a command."""
-    return CONTROL_PERIOD + 0.1 * crowding()
+    """A control period, and what crowding adds on the way of a message and of a command."""
+    return CONTROL_PERIOD + SLACK * crowding()
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,8 @@ def test_a_hung_planner_ends_in_standstill_within_the_plan_time_out_and_a_contro
 def test_a_paused_controller_ends_in_standstill_by_the_watchdog_and_stays_so(driving):
     with suspended("s1_controller"):
         driving.stands_for_good(time.monotonic(), HEARTBEAT_TIMEOUT + slack())
-        assert driving.commands[-1][0] > time.monotonic() - 0.5, "the watchdog sends no zeros"
+        count = len(driving.commands)
+        driving.until(lambda: len(driving.commands) > count, "the watchdog sends zeros")
 
 
 @pytest.mark.parametrize(
@@ -347,11 +348,10 @@ def test_a_malformed_plan_ends_in_standstill_at_once(driving, send, said):
     def faulty() -> bool:
         return any(s.state == ControllerState.FAULT and said in s.message for s in driving.states[-40:])
 
-    driving.until(faulty, f"state FAULT that says {said!r}", 2.0)
+    driving.until(faulty, f"state FAULT that says {said!r}")
     at = driving.until(
         lambda: next((m for m, v, omega in driving.commands if m > since and (v, omega) == (0.0, 0.0)), None),
         "a zero command",
-        1.0,
     )
     # One that fits this message but not this checkpoint is found out by the model's thread, after the frame at hand.
     assert at - since < slack() + (0.2 if said == "cannot be used" else 0.0)
@@ -380,7 +380,7 @@ def test_plans_out_of_their_time_do_not_keep_the_robot_driving(driving, fault):
 def test_nothing_of_the_episode_moves_the_robot_after_stop(driving):
     driving.send_plan(actions=array.array("B", [S2Plan.ACTION_STOP]))
     since = time.monotonic()
-    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED", 2.0)
+    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED")
     for number in range(5):
         driving.send_plan(plan_number=driving.newest_plan().plan_number + 2 * OWN_PLANS + number)
         time.sleep(0.1)
@@ -398,7 +398,7 @@ def test_a_path_that_comes_after_stop_does_not_move_the_robot(driving):
         time.sleep(2 * CAMERA_PERIOD)
         return len(driving.paths) > count
 
-    driving.until(samples, "a path", 20.0)
+    driving.until(samples, "a path")
     # S1 samples a path for every frame now; STOP comes in the middle of one.
     driving.send_latents(plan_number=number + 1)
     time.sleep(CAMERA_PERIOD)
@@ -419,7 +419,7 @@ def test_a_solver_that_always_fails_is_replaced_and_the_robot_still_stops_for_a_
             time.sleep(0.3)
             return "solver" in driving.figures["last fallback of the tracker"]
 
-        driving.until(fails, "the solver fails", 20.0)
+        driving.until(fails, "the solver fails")
         driving.frozen.add("camera")
         driving.stands_for_good(time.monotonic(), SENSOR_TIMEOUT + slack())
     finally:
@@ -428,18 +428,18 @@ def test_a_solver_that_always_fails_is_replaced_and_the_robot_still_stops_for_a_
 
 def test_cancelling_navigate_ends_in_standstill_within_a_control_period(robot):
     robot.frozen.clear()
-    robot.until(robot.navigate.server_is_ready, "action navigate", 5.0)
+    robot.until(robot.navigate.server_is_ready, "action navigate")
     sent = robot.navigate.send_goal_async(NavigateInstruction.Goal(instruction="Go to the window."))
-    robot.until(sent.done, "the goal is accepted", 5.0)
+    robot.until(sent.done, "the goal is accepted")
     handle = sent.result()
     assert handle.accepted
     count = len(robot.plans)
-    robot.until(lambda: len(robot.plans) > count and robot.moves(), "the robot drives", 20.0)
+    robot.until(lambda: len(robot.plans) > count and robot.moves(), "the robot drives")
     since = time.monotonic()
     handle.cancel_goal_async()
     robot.stands_for_good(since, slack(), watched=1.5)
     result = handle.get_result_async()
-    robot.until(result.done, "the result", 2.0)
+    robot.until(result.done, "the result")
     assert result.result().result.reason == NavigateInstruction.Result.CANCELLED
 
 
@@ -447,7 +447,7 @@ def test_ten_thousand_malformed_plans_never_move_the_robot_and_the_controller_li
     """Each is seen by the controller: a plan replaces one that was not taken yet, so its own count is what tells."""
     (controller,) = node_processes("s1_controller")
     driving.send_plan(actions=array.array("B", [S2Plan.ACTION_STOP]))
-    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED", 2.0)
+    driving.until(lambda: driving.states[-1].state == ControllerState.ARRIVED, "state ARRIVED")
     since, rng = time.monotonic(), random.Random(0)
     episode = driving.newest_plan().episode_id
     number = 2 * OWN_PLANS
@@ -455,11 +455,11 @@ def test_ten_thousand_malformed_plans_never_move_the_robot_and_the_controller_li
     def seen() -> int:
         """By the controller, once its diagnostics are newer than now."""
         driving.figures.pop("plans received", None)
-        return int(driving.until(lambda: driving.figures.get("plans received"), "diagnostics", 5.0))
+        return int(driving.until(lambda: driving.figures.get("plans received"), "diagnostics"))
 
     before = seen()
     while (missing := MALFORMED_PLANS - (seen() - before)) > 0:
-        assert time.monotonic() < since + 150.0, f"{missing} not seen yet"
+        assert time.monotonic() < since + 400.0, f"{missing} not seen yet"
         for _ in range(missing):
             number += 1
             states = len(driving.states)
@@ -493,7 +493,7 @@ def test_a_killed_planner_ends_in_standstill_and_the_next_one_drives_again(drivi
     (planner,) = node_processes("s2_planner")
     planner.kill()
     driving.stands_for_good(time.monotonic(), PLAN_TIMEOUT + slack(), watched=0.3)
-    driving.until(lambda: [p for p in node_processes("s2_planner") if p != planner], "a new planner", 20.0)
+    driving.until(lambda: [p for p in node_processes("s2_planner") if p != planner], "a new planner")
     driving.drive()
 
 

@@ -90,15 +90,15 @@ def test_a_killed_planner_is_missed_by_the_controller_and_plans_again_without_re
         launched(model=model)
         scenario.wait_active()
         scenario.start_playing()
-        scenario.until(lambda: scenario.seen.paths, 10, "a path")
+        scenario.until(lambda: scenario.seen.paths, 30, "a path")
         (controller,) = node_processes("s1_controller")
         (planner,) = node_processes("s2_planner")
         planner.kill()
-        scenario.until(lambda: scenario.complains("s1_controller: planner", "s2"), 8, "S1 misses the planner")
+        scenario.until(lambda: scenario.complains("s1_controller: planner", "s2"), 20, "S1 misses the planner")
         plans, paths = len(scenario.seen.plans), len(scenario.seen.paths)
-        scenario.until(lambda: len(scenario.seen.plans) > plans + 1, 30, "the planner plans again")
-        scenario.until(lambda: len(scenario.seen.paths) > paths + 1, 5, "the controller follows the new plans")
-        scenario.until(lambda: not scenario.complains("s1_controller: planner", ""), 5, "S1 is content again")
+        scenario.until(lambda: len(scenario.seen.plans) > plans + 1, 60, "the planner plans again")
+        scenario.until(lambda: len(scenario.seen.paths) > paths + 1, 20, "the controller follows the new plans")
+        scenario.until(lambda: not scenario.complains("s1_controller: planner", ""), 20, "S1 is content again")
         assert controller.is_running()
         assert node_processes("s2_planner") != [planner]
 
@@ -108,15 +108,14 @@ def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, m
         run = launched(model=model)
         scenario.wait_active()
         scenario.start_playing()
-        scenario.until(lambda: scenario.seen.paths, 10, "a path")
+        scenario.until(lambda: scenario.seen.paths, 30, "a path")
         (controller,) = node_processes("s1_controller")
         (planner,) = node_processes("s2_planner")
         controller.kill()
-        scenario.until(lambda: scenario.complains("s2_planner: inputs", "s1/state"), 5, "S2 misses s1/state")
+        scenario.until(lambda: scenario.complains("s2_planner: inputs", "s1/state"), 20, "S2 misses s1/state")
         commands = len(scenario.seen.commands)
-        time.sleep(0.5)
+        scenario.until(lambda: len(scenario.seen.commands) > commands + 8, 20, "the watchdog sends commands")
         later = scenario.seen.commands[commands:]
-        assert later, "the watchdog sends nothing"
         assert not [c for c in later if c.linear or c.angular], "motion after the controller was killed"
         assert planner.is_running()
         assert not node_processes("s1_controller")
@@ -127,7 +126,7 @@ def test_a_killed_controller_is_missed_by_the_planner_which_lives_on(tmp_path, m
 def test_replay_ends_with_a_table_one_json_line_pictures_and_a_recording(tmp_path, model, corridor):
     out = tmp_path / "result"
     command = [*REPLAY, "--bag", corridor, "--model", model, "--out", out, "--rate", "2", "--loop", "3"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert run.returncode == 0, run.stderr
     summary = json.loads(run.stdout.splitlines()[-1])
     assert summary["complete"]
@@ -159,7 +158,7 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
         time.sleep(4)
         processes = [process for name in NODES for process in node_processes(name)]
         run.send_signal(signal.SIGINT)
-        output, _ = run.communicate(timeout=40)
+        output, _ = run.communicate(timeout=60)
     assert run.returncode == 130
     summary = json.loads(output.splitlines()[-1])
     assert not summary["complete"]
