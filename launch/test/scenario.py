@@ -152,6 +152,12 @@ def node_processes(name: str) -> list[psutil.Process]:
     return found
 
 
+def left_running(processes: list[psutil.Process], seconds: float = 30.0) -> list[psutil.Process]:
+    """Those that do not end in this time; one that nobody has collected yet has ended."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 # ------------------------------------------------------------------------------------------------------- assertions
 
 

@@ -1,11 +1,14 @@
 """Simulator, planner and controller as processes: results as in one process, clean ends, recordings that replay."""
 
+import contextlib
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -21,8 +24,10 @@ from dual_nav_bringup.closed_loop import ClosedLoop, LoopError, Parts
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_util.recording import Recording, choose_topics
 from nav_sim import gl
-from nav_sim.evaluation import InProcess, Oracles, Output, Settings
-from nav_sim.simulator import Config
+from nav_sim.camera import Camera
+from nav_sim.episodes import Episode
+from nav_sim.evaluation import InProcess, Moment, Oracles, Output, Settings, Watch
+from nav_sim.simulator import Config, Pose
 
 pytestmark = pytest.mark.skipif(
     not gl.choose(), reason="neither EGL nor OSMesa can be used here: nothing is rendered"
@@ -56,6 +61,27 @@ def same(first: dict, second: dict, tolerance: float) -> bool:
     return all(first[name] == second[name] for name in names - numbers) and all(
         first[name] == pytest.approx(second[name], abs=tolerance) for name in numbers
     )
+
+
+@dataclass(frozen=True)
+class Hashes(Output):
+    """Keeps pose and hash of the image of every camera frame, by the time since the instruction [s]."""
+
+    seen: dict[float, tuple[Pose, str]] = field(default_factory=dict)
+
+    def watch(self, episode: Episode, camera: Camera) -> contextlib.AbstractContextManager[Watch]:
+        def look(moment: Moment) -> None:
+            self.seen[moment.time] = (moment.pose, hashlib.sha256(moment.rgb.tobytes()).hexdigest())
+
+        return contextlib.nullcontext(look)
+
+
+def assert_the_same_was_seen(first: dict, second: dict) -> None:
+    """Pose and image of every frame that came in both runs; sensors send without acknowledgement."""
+    both = first.keys() & second.keys()
+    assert len(both) > 0.5 * max(len(first), len(second)) > 10
+    assert len({image for _, image in first.values()}) > 3  # the robot drives
+    assert {time for time in both if first[time] != second[time]} == set()
 
 
 def our_processes() -> list[psutil.Process]:
@@ -96,16 +122,19 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     config["/**/s1_controller"]["ros__parameters"] |= sizes
     (tmp_path / "sim.yaml").write_text(yaml.safe_dump(config))
     settings = Settings(simulator=Config(look="plain"), s1=str(model), s2=str(model), time_limit=4.0)
-    output = Output(tmp_path, pictures=False)
-    runs = []
+    output = Hashes(tmp_path, pictures=False)
+    runs, seen = [], []
     parts = Parts(str(model), str(model), "plain", launch=(f"params:={tmp_path / 'sim.yaml'}",))
-    with ClosedLoop(parts, tmp_path) as loop:
+    with ClosedLoop(parts, tmp_path, images=True) as loop:
         for _ in range(2):
             runs += loop([KEYS[0]], settings, output)
+            seen.append(dict(output.seen))
+            output.seen.clear()
     assert "went on without" not in (tmp_path / "nodes.log").read_text()
     assert runs[0]["plans"] > 2
     assert runs[0]["path_length"] > 0.02  # it drives, wherever the random weights send it
     assert same(runs[0], runs[1], 0.0), runs
+    assert_the_same_was_seen(*seen)
     modules = Modules(str(model), str(model), s1_options=tuple(sizes.items()))
     (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
@@ -118,7 +147,7 @@ def test_a_killed_simulator_ends_the_evaluation_and_leaves_nothing_behind(tmp_pa
         loop.system.processes()["nav_sim"].kill()
         with pytest.raises(LoopError, match="nav_sim has ended"):
             next(results)
-    wait_until(lambda: not our_processes(), 10, "all processes are gone")
+    wait_until(lambda: not our_processes(), 30, "all processes are gone")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
@@ -128,18 +157,18 @@ def test_an_interrupted_evaluation_leaves_no_process_and_goes_on_where_it_was(tm
     with (tmp_path / "said").open("w") as said:
         running = subprocess.Popen([*command, "--episodes", "40"], stdout=said, stderr=said)
         try:
-            wait_until(lambda: log.is_file() and log.read_text().count("\n") > 0, 90, "an episode has ended")
+            wait_until(lambda: log.is_file() and log.read_text().count("\n") > 0, 180, "an episode has ended")
             running.send_signal(number)
-            status = running.wait(30)
+            status = running.wait(60)
         finally:
             running.kill()
     text = (tmp_path / "said").read_text()
     assert status == (130 if number == signal.SIGINT else -signal.SIGKILL), text
     assert "Traceback" not in text
-    wait_until(lambda: not our_processes(), 20, "all processes are gone")
+    wait_until(lambda: not our_processes(), 30, "all processes are gone")
     first = [json.loads(line) for line in log.read_text().splitlines()]
     done = len(first)
-    ended = subprocess.run([*command, "--episodes", str(done)], capture_output=True, text=True, timeout=90)
+    ended = subprocess.run([*command, "--episodes", str(done)], capture_output=True, text=True, timeout=180)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["episodes"] == done
     assert [json.loads(line) for line in log.read_text().splitlines()] == first

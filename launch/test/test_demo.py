@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from scenario import left_running
 
 from dual_nav_bringup.demo import choose, summary, who_drives
 from nav_sim.judge import Result
@@ -22,10 +24,16 @@ DEMO = [sys.executable, "-m", "dual_nav_bringup.demo", "--look", "plain", "--see
 PATIENCE = 180.0  # s
 
 
-def start(folder: Path, *words: str, **options) -> subprocess.Popen:
+@contextlib.contextmanager
+def demo(folder: Path, *words: str, **options) -> Iterator[subprocess.Popen]:
+    """The demo as a process, which is killed if it still runs at the end."""
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*DEMO, *words], cwd=folder, env=environment, **options)
+    with subprocess.Popen([*DEMO, *words], cwd=folder, env=environment, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_until(process: subprocess.Popen, pattern: str) -> re.Match:
@@ -77,8 +85,8 @@ def test_the_summary_has_means_over_episodes_and_the_sum_of_collisions():
 
 
 def test_headless_it_ends_by_itself_with_a_line_of_json(tmp_path):
-    process = start(tmp_path, "--headless", "--episodes", "1")
-    output, _ = process.communicate(timeout=PATIENCE)
+    with demo(tmp_path, "--headless", "--episodes", "1") as process:
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     found = json.loads(output.splitlines()[-1])
     assert {"success", "spl", "ne", "collisions", "s1_hz", "s2_hz"} <= set(found)
@@ -88,21 +96,18 @@ def test_headless_it_ends_by_itself_with_a_line_of_json(tmp_path):
 
 
 def test_a_persons_instruction_is_followed_and_ctrl_c_leaves_no_process_behind(tmp_path):
-    process = start(tmp_path, stdin=subprocess.PIPE)
-    address = read_until(process, r"http://localhost:\d+")[0]
-    assert b"<html" in urllib.request.urlopen(address, timeout=10.0).read().lower()
-    read_until(process, "test-7-object-0000")  # the flat is not even built: the sentence is kept until it is
-    process.stdin.write("go to the moon\n")
-    process.stdin.flush()
-    read_until(process, "you: “go to the moon”")
-    read_until(process, "no such thing here")
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 4  # launcher, simulator, planner, controller, viewer
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60.0)
+    with demo(tmp_path, stdin=subprocess.PIPE) as process:
+        address = read_until(process, r"http://localhost:\d+")[0]
+        assert b"<html" in urllib.request.urlopen(address, timeout=PATIENCE).read().lower()
+        read_until(process, "test-7-object-0000")  # the flat is not even built: the sentence is kept until it is
+        process.stdin.write("go to the moon\n")
+        process.stdin.flush()
+        read_until(process, "you: “go to the moon”")
+        read_until(process, "no such thing here")
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 4  # launcher, simulator, planner, controller, viewer
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert not re.search("^Traceback", output, re.MULTILINE)  # the demo's own
-    end = time.monotonic() + 5.0
-    while any(child.is_running() for child in children) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert [child.pid for child in children if child.is_running()] == []
+    assert left_running(children) == []

@@ -61,7 +61,7 @@ class Run:
 
 def assert_all_gone(processes: list[psutil.Process]) -> None:
     assert processes
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=20)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -165,7 +165,7 @@ def test_colours_are_for_terminals_and_can_be_switched_off(tmp_path, no_colour, 
         environment["NO_COLOR"] = no_colour
     master, slave = pty.openpty()
     popen = subprocess.Popen([*RUNNER, str(launch_file(tmp_path, one="print('x')"))], stdout=slave, env=environment)
-    popen.wait(timeout=20)
+    popen.wait(timeout=60)
     os.close(slave)
     assert ("\033[" in os.read(master, 10000).decode()) == coloured
     os.close(master)

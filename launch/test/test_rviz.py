@@ -3,7 +3,7 @@
 rviz itself need not be installed: the file is read, and the nodes are asked what they publish.
 """
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
@@ -17,6 +17,7 @@ pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace:
 import rclpy
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import ReliabilityPolicy
 from scenario import START_SECONDS, make_checkpoint
 
@@ -54,31 +55,40 @@ def displays(config) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
     """What nodes started by the launch file publish and subscribe to: topic without slash -> types."""
-    os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     model = make_checkpoint(tmp_path_factory.mktemp("model") / "checkpoint")
     command = [sys.executable, "-m", "dual_nav_bringup.launch_runner", "robot.launch.xml", f"model:={model}"]
     command += ["rgb_topic:=rgb", "depth_topic:=depth", "camera_info_topic:=camera_info"]
     context = rclpy.Context()
-    context.init()
-    node = rclpy.create_node("rviz_test", context=context)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as launched:
-        end = time.monotonic() + START_SECONDS
-        while not (node.count_publishers("s1/robot") and node.count_publishers("s2/plan")):
-            assert time.monotonic() < end, node.get_node_names()
-            time.sleep(0.1)
-        time.sleep(0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(free_domain_id()))
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        context.init()
+        node = rclpy.create_node("rviz_test", context=context)
+        launched = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        try:
+            yield interfaces(node)
+        finally:
+            launched.send_signal(signal.SIGINT)
+            launched.wait(timeout=30)
+            node.destroy_node()
+            context.shutdown()
+
+
+def interfaces(node: Node) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What both nodes publish and subscribe to, once nothing new has been discovered for a second."""
+    end, since, known = time.monotonic() + START_SECONDS, time.monotonic(), None
+    while time.monotonic() < end:
         published, wanted = {}, {}
-        for name in ("s1_controller", "s2_planner"):
-            for found, listed in (
-                (published, node.get_publisher_names_and_types_by_node(name, "/")),
-                (wanted, node.get_subscriber_names_and_types_by_node(name, "/")),
-            ):
-                found.update({topic.lstrip("/"): types for topic, types in listed})
-        launched.send_signal(signal.SIGINT)
-    node.destroy_node()
-    context.shutdown()
-    return published, wanted
+        with contextlib.suppress(NodeNameNonExistentError):
+            for name in ("s1_controller", "s2_planner"):
+                published |= dict(node.get_publisher_names_and_types_by_node(name, "/"))
+                wanted |= dict(node.get_subscriber_names_and_types_by_node(name, "/"))
+        if (published, wanted) != known:
+            since, known = time.monotonic(), (published, wanted)
+        elif {"/s1/robot", "/s2/plan"} <= set(published) and time.monotonic() - since > 1.0:
+            return tuple({topic.lstrip("/"): types for topic, types in found.items()} for found in known)
+        time.sleep(0.1)
+    raise AssertionError(f"not both nodes are there: {known}")
 
 
 def test_every_display_tool_and_panel_is_one_that_rviz_has(config):

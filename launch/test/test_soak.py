@@ -77,7 +77,7 @@ def test_memory_and_handles_of_a_process_are_seen():
             process.stdout.readline()
             used.append(usage_of(psutil.Process(process.pid), 0.0))
             process.stdin.close()
-    assert used[1].memory_mb - used[0].memory_mb == pytest.approx(50.0, abs=2.0)
+    assert used[1].memory_mb - used[0].memory_mb == pytest.approx(50.0, abs=6.0)  # in pages of up to 2 MB
     assert used[1].handles == used[0].handles + 1
     assert used[1].threads == used[0].threads == 1
 
@@ -96,10 +96,10 @@ def test_both_nodes_pass_a_short_soak_that_ends_with_table_figures_and_picture(t
         "--out",
         tmp_path / "out",
     ]
-    # Memory is still settling in the first quarter of a minute: what is looked at here is that the soak works.
-    command += ["--minutes", "0.25", "--warm-up", "0.1", "--growth", "50"]
+    # Memory is still settling in so short a time: what is looked at here is that the soak works.
+    command += ["--minutes", "0.3", "--warm-up", "0.17", "--growth", "50"]
     environment = os.environ | {"ROS_DOMAIN_ID": str(free_domain_id()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert run.returncode == 0, run.stderr + run.stdout
     summary = json.loads(run.stdout.splitlines()[-1])
     assert summary["complete"]

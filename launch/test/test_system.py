@@ -9,17 +9,27 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 pytest.importorskip("nav_msgs_ext", reason="needs ROS 2 and the built workspace: source scripts/env.sh")
 
 from PIL import Image
-from scenario import assert_pipeline_worked, crowding, make_checkpoint, node_processes, playing, recording
+from scenario import (
+    assert_pipeline_worked,
+    crowding,
+    left_running,
+    make_checkpoint,
+    node_processes,
+    playing,
+    recording,
+)
 from synthetic import write_corridor
 
 from dual_nav_bringup.domain import free_domain_id
+from dual_nav_util import qos
 from dual_nav_util.recording import Recording
+from dual_nav_util.testing import Graph
+from nav_msgs_ext.msg import S2Plan
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner"]
 REPLAY = [sys.executable, "-m", "dual_nav_bringup.replay"]
@@ -79,7 +89,7 @@ def test_a_recording_becomes_plans_paths_and_commands_and_ctrl_c_leaves_no_proce
         scenario.play()
         assert_pipeline_worked(scenario)
         assert run.stop() == 130
-        assert not [process for process in processes if process.is_running()]
+        assert not left_running(processes)
         assert "Traceback" not in run.log.read_text()
 
 
@@ -131,8 +141,9 @@ def test_replay_ends_with_a_table_one_json_line_pictures_and_a_recording(tmp_pat
     summary = json.loads(run.stdout.splitlines()[-1])
     assert summary["complete"]
     assert summary["frames"] == 180
-    # On a crowded machine the controller may lose the very frame the planner chose, and then says so.
-    assert not summary["errors"] or crowding() > 1, summary["errors"]
+    # On a slow machine the controller may lose the very frame the planner chose, and then says so.
+    others = [error for error in summary["errors"] if "kept frames" not in error]
+    assert not others or crowding() > 1, others
     assert json.loads((out / "summary.json").read_text()) == summary
     for name in ("camera_to_plan", "camera_to_path", "camera_to_command"):
         assert summary["latency_ms"][name]["n"] > 0
@@ -155,7 +166,13 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
         for line in run.stderr:
             if "both nodes active" in line:
                 break
-        time.sleep(4)
+        graph = Graph()
+        try:
+            plans = graph.listen(S2Plan, "s2/plan", qos.LATCHED)
+            graph.wait_for(lambda: plans, "a plan", timeout=60.0)
+        finally:
+            graph.close()
+        time.sleep(3)
         processes = [process for name in NODES for process in node_processes(name)]
         run.send_signal(signal.SIGINT)
         output, _ = run.communicate(timeout=60)
@@ -165,7 +182,7 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
     assert summary["frames"] > 20
     assert summary["plans"] > 0
     assert len(processes) == 2
-    assert not [process for process in processes if process.is_running()]
+    assert not left_running(processes)
 
 
 def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor):
@@ -176,8 +193,7 @@ def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor
             assert time.monotonic() < end
             time.sleep(0.1)
         run.kill()
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    assert not alive
+    assert not left_running(processes)
 
 
 def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_path, corridor):
@@ -188,7 +204,7 @@ def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_
     last = run.stderr.splitlines()[-1]
     assert last.startswith("replay: ")
     assert str(absent) in last
-    assert not [process for name in NODES for process in node_processes(name)]
+    assert not left_running([process for name in NODES for process in node_processes(name)])
 
 
 @pytest.mark.parametrize(
