@@ -24,7 +24,8 @@ PACKAGE_PATHS = ("src", "launch", "training")
 # Which package of this workspace may import which.
 MAY_IMPORT = {
     "dual_nav_util": set(),
-    "s1_controller_node": {"dual_nav_util", "nav_msgs_ext"},
+    "dual_nav_resize": set(),
+    "s1_controller_node": {"dual_nav_resize", "dual_nav_util", "nav_msgs_ext"},
     "s2_planner_node": {"dual_nav_util", "nav_msgs_ext"},
     "dual_nav_training": {"dual_nav_util", "s1_controller_node", "s2_planner_node", "nav_msgs_ext", "nav_sim"},
     "nav_sim": {"dual_nav_util", "nav_msgs_ext"},

@@ -12,6 +12,14 @@ from PIL import Image
 
 from .checks import check_array, check_number, check_positive_int
 
+try:
+    from dual_nav_resize import resize_rgb as _resized
+except (ImportError, OSError):  # not built: Pillow makes the same image, later
+
+    def _resized(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
+        return np.array(Image.fromarray(rgb).resize((width, height)))
+
+
 MAX_DEPTH = 5.0  # metres; the training data were cut here
 MIN_DEPTH_STANDALONE = 0.1  # metres; the standalone NavDP takes nearer readings as none
 
@@ -28,7 +36,7 @@ def without_invalid_readings(depth: np.ndarray) -> np.ndarray:
 def resize_rgb(rgb: np.ndarray, size: int = 224) -> np.ndarray:
     """RGB (H, W, 3) uint8 to (size, size, 3) uint8, aspect not kept."""
     check_array("rgb", rgb, (None, None, 3), kind="u8")
-    return np.array(Image.fromarray(rgb).resize((_side(size), size)))
+    return _resized(rgb, _side(size), size)
 
 
 def resize_depth(depth: np.ndarray, size: int = 224) -> np.ndarray:
