@@ -1,6 +1,7 @@
-// The two passes of a separable resize of RGB images, with the rounding of Pillow: weights are fixed-point numbers of
-// kFraction bits, and what the first pass leaves is rounded to bytes. Weights come from the caller; for output n they
-// are weights[n * taps ...] of the inputs from first[n] on.
+// The two passes of a separable resize, with the arithmetic of Pillow: bytes with weights that are fixed-point numbers,
+// floats with weights and sums that are doubles; what the first pass leaves is rounded to the type of the image.
+// Weights come from the caller: output n is made of the inputs first[n], first[n] + 1 ... with the weights
+// weights[n * taps ...]. Rows of images lie behind each other without gaps, but for those that are `stride` bytes apart.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,72 +14,113 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
+#define INLINE __attribute__((always_inline)) inline
 
 namespace {
 
-constexpr int kChannels = 3;
-constexpr int kFraction = 22;
-constexpr std::int32_t kHalf = 1 << (kFraction - 1);
-constexpr int kRows = 2;   // worked on at a time
-constexpr int kLanes = 4;  // of one pixel: its channels and one that is not used
+struct Rgb {
+  using Value = std::uint8_t;
+  using Sum = std::int32_t;
+  using Sums = Sum __attribute__((vector_size(32)));
+  static constexpr int kChannels = 3;
+  static constexpr int kLanes = 4;  // of one pixel: its channels, and one that is not used
+  static constexpr int kFraction = 22;  // bits of a weight behind the point
+  static constexpr Sum kStart = 1 << (kFraction - 1);  // makes the shift round
+  static INLINE Value rounded(Sum sum) { return static_cast<Value>(std::min(std::max(sum >> kFraction, 0), 255)); }
+};
 
-using Pixels = std::int32_t __attribute__((vector_size(kRows * kLanes * sizeof(std::int32_t))));
+struct Depth {
+  using Value = float;
+  using Sum = double;
+  using Sums = Sum __attribute__((vector_size(32)));
+  static constexpr int kChannels = 1;
+  static constexpr int kLanes = 1;
+  static constexpr Sum kStart = 0.0;
+  static INLINE Value rounded(Sum sum) { return static_cast<Value>(sum); }
+};
 
-inline std::uint8_t rounded(std::int32_t sum) {
-  return static_cast<std::uint8_t>(std::min(std::max(sum >> kFraction, 0), 255));
+// (height, width) pixels to (height, out_width). Some rows at a time, side by side in one vector.
+template <class Kind>
+INLINE void resize_width(
+    const char* in, std::int64_t stride, std::int64_t height, std::int64_t width, const typename Kind::Sum* weights,
+    const std::int32_t* first, std::int64_t taps, typename Kind::Value* out, std::int64_t out_width) {
+  using Sum = typename Kind::Sum;
+  using Sums = typename Kind::Sums;
+  constexpr int channels = Kind::kChannels, lanes = Kind::kLanes;
+  constexpr int step = sizeof(Sums) / sizeof(Sum), rows = step / lanes;
+  std::vector<Sum> wide(width * step);
+  for (std::int64_t top = 0; top < height; top += rows) {
+    for (int row = 0; row < rows; ++row) {  // the last ones may be the last row of the image over and over
+      const auto* from = reinterpret_cast<const typename Kind::Value*>(in + std::min(top + row, height - 1) * stride);
+      Sum* to = wide.data() + row * lanes;
+      for (std::int64_t x = 0; x < width; ++x) {
+        for (int c = 0; c < channels; ++c) to[x * step + c] = from[x * channels + c];
+      }
+    }
+    for (std::int64_t x = 0; x < out_width; ++x) {
+      Sums sums = Sums{} + Kind::kStart;
+      const Sum* weight = weights + x * taps;
+      const Sum* from = wide.data() + first[x] * step;
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        Sums pixels;
+        std::memcpy(&pixels, from + tap * step, sizeof pixels);
+        sums += pixels * weight[tap];
+      }
+      for (int row = 0; row < rows && top + row < height; ++row) {
+        typename Kind::Value* to = out + ((top + row) * out_width + x) * channels;
+        for (int c = 0; c < channels; ++c) to[c] = Kind::rounded(sums[row * lanes + c]);
+      }
+    }
+  }
+}
+
+// (height, width) pixels to (out_height, width).
+template <class Kind>
+INLINE void resize_height(
+    const typename Kind::Value* in, std::int64_t width, const typename Kind::Sum* weights, const std::int32_t* first,
+    std::int64_t taps, typename Kind::Value* out, std::int64_t out_height) {
+  using Sum = typename Kind::Sum;
+  const std::int64_t length = width * Kind::kChannels;
+  std::vector<Sum> sums(length);
+  for (std::int64_t y = 0; y < out_height; ++y) {
+    std::fill(sums.begin(), sums.end(), Kind::kStart);
+    Sum* sum = sums.data();
+    for (std::int64_t tap = 0; tap < taps; ++tap) {
+      const typename Kind::Value* from = in + (first[y] + tap) * length;
+      const Sum weight = weights[y * taps + tap];
+      for (std::int64_t i = 0; i < length; ++i) sum[i] += weight * from[i];
+    }
+    typename Kind::Value* to = out + y * length;
+    for (std::int64_t i = 0; i < length; ++i) to[i] = Kind::rounded(sum[i]);
+  }
 }
 
 }  // namespace
 
 extern "C" {
 
-// (height, width, 3) to (height, out_width, 3); rows of the input are `stride` bytes apart.
-FOR_EACH_PROCESSOR void resize_width(
-    const std::uint8_t* in, std::int64_t stride, std::int64_t height, std::int64_t width, const std::int32_t* weights,
+FOR_EACH_PROCESSOR void rgb_width(
+    const char* in, std::int64_t stride, std::int64_t height, std::int64_t width, const std::int32_t* weights,
     const std::int32_t* first, std::int64_t taps, std::uint8_t* out, std::int64_t out_width) {
-  std::vector<std::int32_t> wide(width * kRows * kLanes);
-  for (std::int64_t top = 0; top < height; top += kRows) {
-    for (int row = 0; row < kRows; ++row) {  // an odd height ends with the last row twice
-      const std::uint8_t* from = in + std::min(top + row, height - 1) * stride;
-      std::int32_t* to = wide.data() + row * kLanes;
-      for (std::int64_t x = 0; x < width; ++x) {
-        for (int c = 0; c < kChannels; ++c) to[x * kRows * kLanes + c] = from[x * kChannels + c];
-      }
-    }
-    for (std::int64_t x = 0; x < out_width; ++x) {
-      Pixels sum = Pixels{} + kHalf;
-      const std::int32_t* weight = weights + x * taps;
-      const std::int32_t* from = wide.data() + first[x] * kRows * kLanes;
-      for (std::int64_t tap = 0; tap < taps; ++tap) {
-        Pixels pixels;
-        std::memcpy(&pixels, from + tap * kRows * kLanes, sizeof pixels);
-        sum += pixels * weight[tap];
-      }
-      for (int row = 0; row < kRows && top + row < height; ++row) {
-        std::uint8_t* to = out + ((top + row) * out_width + x) * kChannels;
-        for (int c = 0; c < kChannels; ++c) to[c] = rounded(sum[row * kLanes + c]);
-      }
-    }
-  }
+  resize_width<Rgb>(in, stride, height, width, weights, first, taps, out, out_width);
 }
 
-// (height, width, 3) to (out_height, width, 3), without gaps between rows.
-FOR_EACH_PROCESSOR void resize_height(
+FOR_EACH_PROCESSOR void rgb_height(
     const std::uint8_t* in, std::int64_t width, const std::int32_t* weights, const std::int32_t* first,
     std::int64_t taps, std::uint8_t* out, std::int64_t out_height) {
-  const std::int64_t length = width * kChannels;
-  std::vector<std::int32_t> sums(length);
-  for (std::int64_t y = 0; y < out_height; ++y) {
-    std::fill(sums.begin(), sums.end(), kHalf);
-    std::int32_t* sum = sums.data();
-    for (std::int64_t tap = 0; tap < taps; ++tap) {
-      const std::uint8_t* from = in + (first[y] + tap) * length;
-      const std::int32_t weight = weights[y * taps + tap];
-      for (std::int64_t i = 0; i < length; ++i) sum[i] += weight * from[i];
-    }
-    std::uint8_t* to = out + y * length;
-    for (std::int64_t i = 0; i < length; ++i) to[i] = rounded(sum[i]);
-  }
+  resize_height<Rgb>(in, width, weights, first, taps, out, out_height);
+}
+
+FOR_EACH_PROCESSOR void depth_width(
+    const char* in, std::int64_t stride, std::int64_t height, std::int64_t width, const double* weights,
+    const std::int32_t* first, std::int64_t taps, float* out, std::int64_t out_width) {
+  resize_width<Depth>(in, stride, height, width, weights, first, taps, out, out_width);
+}
+
+FOR_EACH_PROCESSOR void depth_height(
+    const float* in, std::int64_t width, const double* weights, const std::int32_t* first, std::int64_t taps,
+    float* out, std::int64_t out_height) {
+  resize_height<Depth>(in, width, weights, first, taps, out, out_height);
 }
 
 }  // extern "C"

@@ -13,12 +13,9 @@ from PIL import Image
 from .checks import check_array, check_number, check_positive_int
 
 try:
-    from dual_nav_resize import resize_rgb as _resized
+    import dual_nav_resize as resizing
 except (ImportError, OSError):  # not built: Pillow makes the same image, later
-
-    def _resized(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
-        return np.array(Image.fromarray(rgb).resize((width, height)))
-
+    resizing = None
 
 MAX_DEPTH = 5.0  # metres; the training data were cut here
 MIN_DEPTH_STANDALONE = 0.1  # metres; the standalone NavDP takes nearer readings as none
@@ -36,7 +33,7 @@ def without_invalid_readings(depth: np.ndarray) -> np.ndarray:
 def resize_rgb(rgb: np.ndarray, size: int = 224) -> np.ndarray:
     """RGB (H, W, 3) uint8 to (size, size, 3) uint8, aspect not kept."""
     check_array("rgb", rgb, (None, None, 3), kind="u8")
-    return _resized(rgb, _side(size), size)
+    return _resized(rgb, _side(size))
 
 
 def resize_depth(depth: np.ndarray, size: int = 224) -> np.ndarray:
@@ -47,7 +44,7 @@ def resize_depth(depth: np.ndarray, size: int = 224) -> np.ndarray:
             :func:`without_invalid_readings`).
     """
     check_array("depth", depth, (None, None), minimum=0.0)
-    return np.array(Image.fromarray(depth.astype(np.float32)).resize((_side(size), size)))
+    return _resized(depth.astype(np.float32, copy=False), _side(size))
 
 
 def clip_depth(depth: np.ndarray, maximum: float = MAX_DEPTH) -> np.ndarray:
@@ -85,6 +82,13 @@ def letterbox_pixel(pixel: tuple[float, float], width: int, height: int, size: i
 
 def _side(size: int) -> int:
     return check_positive_int("size", size)
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    if resizing is None:
+        return np.array(Image.fromarray(image).resize((size, size)))
+    resize = resizing.resize_rgb if image.ndim == 3 else resizing.resize_depth
+    return resize(image, size, size)
 
 
 def _box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
