@@ -38,7 +38,7 @@ from dual_nav_training.lerobot import (
 JPEG_QUALITY = 90
 _PNG_COMPRESSION = 1  # higher levels take several times as long for a few percent
 _FREE_COLOUR = (0.5, 0.5, 0.5)
-PARTIAL = ".partial"  # suffix of a scene that is not complete
+_PARTIAL = ".partial"  # suffix of a scene that is not complete
 CAMERAS: tuple[Camera, ...] = ("level", "look_down")
 
 
@@ -73,7 +73,7 @@ class _SceneWriter:
 
     def __init__(self, folder: Path, fps: float) -> None:
         self._final, self._fps = folder, fps
-        self.folder = folder.with_name(folder.name + PARTIAL)
+        self.folder = folder.with_name(folder.name + _PARTIAL)
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "meta").mkdir(parents=True)
         self.episodes: list[dict[str, Any]] = []

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dual_nav_training.lerobot import CameraSetting, fingerprint
-from dual_nav_training.lerobot_writer import PARTIAL, CeFrame, CeSceneWriter, N1Frame, N1SceneWriter
+from dual_nav_training.lerobot_writer import CeFrame, CeSceneWriter, N1Frame, N1SceneWriter
+from dual_nav_training.revision import git_revision
 from dual_nav_training.trajectory_labels import camera_mount
 from nav_sim import expert, gl
 from nav_sim.camera import Camera
@@ -184,7 +184,7 @@ def write_scenes(task: Task) -> dict[str, Any]:
         by_flat.setdefault(episode.flat_seed, []).append((episode, wordings))
     line: dict[str, Any] = {"keys": task.keys, "scenes": [], "failed": [], "frames": dict.fromkeys(LAYOUTS, 0)}
     for flat_seed, episodes in by_flat.items():
-        name = f"{settings.split}-{settings.seed}-{task.keys[0][1]:04d}-flat{flat_seed}"
+        name = scene_name(settings, f"{task.keys[0][1]:04d}", flat_seed)
         with Simulator(episodes[0][0].flat, Config(look=settings.look, camera=settings.camera())) as simulator:
             for layout in settings.layouts:
                 folder = scene_folder(task.out, layout, name)
@@ -193,6 +193,10 @@ def write_scenes(task: Task) -> dict[str, Any]:
                 line["failed"] += failed
         line["scenes"].append(name)
     return {**line, "seconds": round(time.monotonic() - started, 2)}
+
+
+def scene_name(settings: Settings, number: str, flat_seed: int | str) -> str:
+    return f"{settings.split}-{settings.seed}-{number}-flat{flat_seed}"
 
 
 def scene_folder(out: Path, layout: str, name: str) -> Path:
@@ -242,7 +246,8 @@ def tasks_for(settings: Settings, episodes: int, out: Path, workers: int) -> lis
 
 
 def _resume(out: Path, settings: Settings, tasks: Sequence[Task]) -> tuple[list[dict[str, Any]], list[Task]]:
-    """Log lines of finished tasks, and the tasks that are left. Removes scenes that no line of the log knows."""
+    """Log lines of finished tasks, and the tasks that are left. Removes scenes of the set that no line of the log
+    knows, half-written ones among them; others, such as converted recordings, stay."""
     about = out / ABOUT
     wanted = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
     if about.is_file():
@@ -269,8 +274,8 @@ def _resume(out: Path, settings: Settings, tasks: Sequence[Task]) -> tuple[list[
     finished = [line for n, line in lines.items() if len(line["keys"]) >= len(asked.get(n, ()))]
     known = {scene for line in finished for scene in line["scenes"]}
     for layout in settings.layouts:
-        for folder in scene_folder(out, layout, "").glob("*"):
-            if folder.name.removesuffix(PARTIAL) != folder.name or folder.name not in known:
+        for folder in scene_folder(out, layout, "").glob(scene_name(settings, "*", "*")):
+            if folder.name not in known:
                 shutil.rmtree(folder)
     partial = log.with_suffix(".tmp")
     partial.write_text("".join(json.dumps(line) + "\n" for line in finished))
@@ -330,7 +335,7 @@ def _write_about(out: Path, settings: Settings, lines: Sequence[dict[str, Any]],
     about = {
         "settings": {"format": FORMAT, **asdict(settings)},
         "command": [Path(sys.executable).name, *sys.argv],
-        "revision": revision(),
+        "revision": git_revision(),
         "look": available_look(settings.look),
         "complete": complete,
         "episodes": sum(len(line["keys"]) for line in lines),
@@ -343,18 +348,6 @@ def _write_about(out: Path, settings: Settings, lines: Sequence[dict[str, Any]],
     partial.write_text(json.dumps(about, indent=1) + "\n")
     partial.replace(out / ABOUT)
     return about
-
-
-def revision() -> str:
-    """Git revision of the code, with a + when files differ from it; empty outside of a repository."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head + ("+" if changed.stdout.strip() else "")
 
 
 def size_on_disk(folder: Path) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from dual_nav_training.checkpoint_writer import write_json
+from dual_nav_training.revision import git_revision
 
 # What a run may change when it goes on: nothing that decides what the next step computes.
 _FREE_SETTINGS = ("logging_steps", "save_steps", "save_total_limit", "eval_steps", "dataloader_num_workers")
@@ -102,19 +102,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def git_revision() -> str:
-    """Commit of the source code, with ``+changes`` if it was edited; ``unknown`` outside a repository."""
-    where = Path(__file__).resolve().parent
-    try:
-        run = [
-            subprocess.run(["git", "-C", where, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run[0] + ("+changes" if run[1] else "")
 
 
 def _versions() -> dict[str, str]:

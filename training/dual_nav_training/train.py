@@ -112,9 +112,10 @@ def train(
     if config.lora is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise ConfigError("lora is for one process or plain data parallel training; shard the full weights instead")
     last = run.last_checkpoint()
+    finished = last is not None and is_finished(last)
     if last is not None and arguments.process_index == 0:
-        print(f"goes on from {last}", flush=True)
-    if last is not None and is_finished(last):
+        print(f"finished: {last} is after the last step" if finished else f"goes on from {last}", flush=True)
+    if finished:
         trainer._load_from_checkpoint(str(last))  # train() would take one more step
     else:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))

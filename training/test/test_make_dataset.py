@@ -10,7 +10,15 @@ import pytest
 
 from dual_nav_training import check_dataset, make_dataset
 from dual_nav_training.lerobot import VlnCeData, VlnN1Data, fingerprint
-from dual_nav_training.make_dataset import DatasetError, Settings, camera_pose, n1_extrinsic, n1_pose, tasks_for
+from dual_nav_training.make_dataset import (
+    DatasetError,
+    Settings,
+    camera_pose,
+    n1_extrinsic,
+    n1_pose,
+    scene_name,
+    tasks_for,
+)
 from dual_nav_training.samples import DualDataset, DualSampleConfig, NavDpDataset, S2SampleConfig
 from nav_sim import gl
 from nav_sim.camera import Camera
@@ -130,7 +138,7 @@ def test_goes_on_where_it_was_stopped(made, tmp_path, monkeypatch):
 
     def stop_at_second(task):
         if done:
-            half = make_dataset.scene_folder(out, "vln_ce", "half.partial")
+            half = make_dataset.scene_folder(out, "vln_ce", f"{scene_name(SMALL, '0001', 7)}.partial")
             half.mkdir()
             (half / "image.jpg").write_bytes(b"half")
             raise KeyboardInterrupt
@@ -141,12 +149,16 @@ def test_goes_on_where_it_was_stopped(made, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_dataset.make_dataset(SMALL, 2, out, workers=1, quiet=True)
     assert not json.loads((out / "dataset.json").read_text())["complete"]
-    (scene,) = (path for path in (out / "vln_ce").iterdir() if path.name != "half.partial")
+    (scene,) = (path for path in (out / "vln_ce").iterdir() if path.suffix != ".partial")
     before = scene.stat().st_mtime_ns
     monkeypatch.setattr(make_dataset, "write_scenes", write)
     (out / "scenes.jsonl").open("a").write('{"keys": [["obj')  # a line cut off
     resumed = make_dataset.make_dataset(SMALL, 2, out, workers=1, quiet=True)
     assert resumed["fingerprint"] == about["fingerprint"]
+    recording = make_dataset.scene_folder(out, "vln_ce", "lab")  # converted into the same folder by a person
+    recording.mkdir()
+    make_dataset.make_dataset(SMALL, 2, out, workers=1, quiet=True)
+    assert recording.is_dir()
     assert scene.stat().st_mtime_ns == before
     assert not list(out.rglob("*.partial"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happene
     arguments = command("dual", config, killed, material, "nextdit_async")
     process = subprocess.Popen([sys.executable, "-m", *arguments], env=ONE_THREAD, stdout=subprocess.DEVNULL)
     metrics = killed / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 12):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -201,7 +202,7 @@ def test_two_processes_with_accumulation_give_the_curve_of_one(material, tmp_pat
     train("joint", one, data=material / "ce", checkpoint=str(material / "navdp_async"), output=tmp_path / "one")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     launch += command("joint", two, tmp_path / "two", material, "navdp_async")
-    done = subprocess.run(launch, env=ONE_THREAD, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(launch, env=ONE_THREAD, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=CURVE_TOLERANCE)
     parts = [json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[0]) for run in ("one", "two")]
@@ -216,7 +217,7 @@ def test_a_module_in_shards_has_the_loss_and_gradients_of_a_whole_one(material):
     worker = Path(__file__).with_name("sharded_worker.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
     folders = [str(material / "nextdit_async"), str(material / "ce")]
-    done = subprocess.run([*launch, *folders], env=ONE_THREAD, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*launch, *folders], env=ONE_THREAD, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -248,8 +249,24 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before_it(material, tmp_p
 
     assert main(arguments) == 0
     assert losses(run) == pytest.approx(losses(whole), rel=1e-6)
-    assert main(arguments) == 0  # a finished run takes no further step
-    assert len(losses(run)) == 6
+
+
+def test_a_finished_run_takes_no_further_step_and_says_so(material, tmp_path, capsys):
+    config = settings(3, trainer={"save_strategy": "steps", "save_steps": 2})
+    run = tmp_path / "run"
+    arguments = command("dual", config, run, material, "nextdit_async")[1:]
+    assert main(arguments) == 0
+    assert "finished: " not in capsys.readouterr().out
+    metrics = (run / "metrics.jsonl").read_text()
+    result = CheckpointFolder(run / "model")
+    trained = result.load(result.keys())
+    shutil.rmtree(run / "model")  # as if it had ended while the result was written
+    assert main(arguments) == 0
+    assert "finished: " in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_text() == metrics
+    assert sorted(folder.name for folder in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    again = CheckpointFolder(run / "model").load(result.keys())
+    assert all(torch.equal(trained[key], again[key]) for key in trained)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
