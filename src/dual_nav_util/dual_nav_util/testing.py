@@ -61,7 +61,7 @@ class Graph:
         self.tester.create_subscription(kind, topic, callback or received.append, profile)
         return received
 
-    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 10.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
         """The first true value of the condition; AssertionError with `what` after the time-out."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
