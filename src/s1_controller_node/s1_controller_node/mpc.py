@@ -39,6 +39,7 @@ class MpcTracker(Tracker):
         self._change_cost = self._difference.T @ (change_weight[:, None] * self._difference)
         self._first_change_weight = change_weight[:2]
         self._input_weight = np.tile([config.weight_speed, config.weight_turn], config.horizon)
+        self._since = np.tri(config.horizon)
         self._state_weight = np.tile(
             [config.weight_along, config.weight_across, config.weight_heading], config.horizon
         )
@@ -83,28 +84,31 @@ class MpcTracker(Tracker):
 
     def _cost(self, reference: np.ndarray, velocity: Twist2D) -> tuple[np.ndarray, np.ndarray]:
         """Hessian (n, n) and gradient (n,) of the cost in the inputs."""
-        config, horizon = self.config, self.config.horizon
-        n = 2 * horizon
-        step = config.step
-        # e_k = free_k + effect_k · (inputs − reference), from e_{k+1} = (1 + F_k) e_k + B_k (input_k − reference_k)
+        step, v, omega = self.config.step, reference[:, 0], reference[:, 1]
+        # Of step k, with offsets as complex numbers e_s + i·e_n and inputs relative to the reference's:
+        #   offset ← offset·(1 − i·step·ω_k) + i·step·v_k·e_θ + step·Δv_k + i·½·step²·v_k·Δω_k
+        #   e_θ ← e_θ + step·Δω_k      (the heading changes during the step already: hence the ½)
+        # Sums of it, with `turned` the product of the factors so far:
+        turned = np.cumprod(1.0 - 1j * step * omega)
+        along_heading = 1j * step * v / turned
+        summed = np.cumsum(along_heading)
         offset = min(max(self.report.cross_track, -LARGEST_OFFSET), LARGEST_OFFSET)
-        free = np.array([0.0, offset, self.report.heading_error])
-        effect = np.zeros((3, n))
-        free_rows, effect_rows = np.empty((horizon, 3)), np.empty((horizon, 3, n))
-        for k, (v, omega) in enumerate(reference):
-            transition = np.array([[1.0, step * omega, 0.0], [-step * omega, 1.0, step * v], [0.0, 0.0, 1.0]])
-            free = transition @ free
-            effect = transition @ effect
-            effect[0, 2 * k] += step
-            effect[1, 2 * k + 1] += 0.5 * step * step * v  # the heading changes during the step already
-            effect[2, 2 * k + 1] += step
-            free_rows[k], effect_rows[k] = free, effect
-        effects = effect_rows.reshape(3 * horizon, n)
+        free = turned * (1j * offset + self.report.heading_error * summed)
+        since = self._since  # since[k, j]: step k is not before input j
+        by_speed = since * (turned[:, None] * (step / turned))
+        by_turn = since * (step * turned[:, None] * (summed[:, None] - summed + 0.5 * along_heading))
+        effects = np.zeros((self.config.horizon, 3, self.config.horizon, 2))  # step, state, input's step, v or ω
+        effects[:, 0, :, 0], effects[:, 1, :, 0] = by_speed.real, by_speed.imag
+        effects[:, 0, :, 1], effects[:, 1, :, 1] = by_turn.real, by_turn.imag
+        effects[:, 2, :, 1] = step * since
+        n = 2 * self.config.horizon
+        effects = effects.reshape(-1, n)
+        errors = np.stack([free.real, free.imag, np.full_like(v, self.report.heading_error)], axis=1).ravel()
         weighted = self._state_weight[:, None] * effects
         target = reference.ravel()
         hessian = effects.T @ weighted + self._change_cost
         hessian[np.diag_indices(n)] += self._input_weight
-        gradient = weighted.T @ (free_rows.ravel() - effects @ target) - self._input_weight * target
+        gradient = weighted.T @ (errors - effects @ target) - self._input_weight * target
         gradient[:2] -= self._first_change_weight * np.array(velocity)
         return hessian, gradient
 

@@ -6,6 +6,7 @@ so headings come from the points (the channel agrees with them as far as the mod
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -23,8 +24,6 @@ class ReferencePath:
     Attributes:
         points: (N, 2) positions every ``SPACING`` [m], the last one closer.
         s: (N,) arc length [m]. length: of the whole path [m].
-        heading: (N,) direction of travel [rad], continuous (not wrapped).
-        curvature: (N,) [1/m], positive to the left.
     """
 
     def __init__(self, points: np.ndarray) -> None:
@@ -48,11 +47,19 @@ class ReferencePath:
         count = max(2, math.ceil(self.length / SPACING) + 1)
         self.s = np.linspace(0.0, self.length, count)
         self.points = np.stack([np.interp(self.s, at, corners[:, 0]), np.interp(self.s, at, corners[:, 1])], axis=1)
+
+    @functools.cached_property
+    def heading(self) -> np.ndarray:
+        """(N,) direction of travel [rad], continuous (not wrapped)."""
         ahead = np.minimum(self.s + HEADING_WINDOW, self.length)
         behind = np.maximum(self.s - HEADING_WINDOW, 0.0)
         chord = self._points_at(ahead) - self._points_at(behind)
-        self.heading = np.unwrap(np.arctan2(chord[:, 1], chord[:, 0]))
-        self.curvature = np.gradient(self.heading, self.s)
+        return np.unwrap(np.arctan2(chord[:, 1], chord[:, 0]))
+
+    @functools.cached_property
+    def curvature(self) -> np.ndarray:
+        """(N,) [1/m], positive to the left."""
+        return np.gradient(self.heading, self.s)
 
     def _points_at(self, s: np.ndarray) -> np.ndarray:
         return np.stack([np.interp(s, self.s, self.points[:, 0]), np.interp(s, self.s, self.points[:, 1])], axis=-1)
