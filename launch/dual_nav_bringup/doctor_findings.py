@@ -10,13 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from dual_nav_bringup.doctor_texts import TEXTS, Level
+from dual_nav_util.controller_state import State
 
 SECOND = 1_000_000_000
 SENSORS = ("rgb", "depth", "camera_info", "odom")
@@ -46,19 +46,6 @@ DRIVERS = {
     "odom": "Start the base driver, or give its topic: odom_topic:=….",
     "rgb_look_down": "Start the tilted camera, or set use_look_down: false in the parameters of the planner.",
 }
-
-
-class State(IntEnum):
-    """ControllerState.state, by name (a test compares them with the message)."""
-
-    IDLE = 0
-    FOLLOWING = 1
-    TURNING = 2
-    ARRIVED = 3
-    BLOCKED = 4
-    STALE_PLAN = 5
-    NO_SENSORS = 6
-    FAULT = 7
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ from dual_nav_bringup.doctor_findings import (
     Node,
     Observations,
     Report,
-    State,
     Topic,
 )
 from dual_nav_bringup.question import Question
 from dual_nav_util import images
+from dual_nav_util.controller_state import State
 from dual_nav_util.dds import process_segment_bytes
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan

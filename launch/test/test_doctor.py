@@ -20,10 +20,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from test_faults import CAMERA_PERIOD, HEIGHT, WIDTH, Robot
 
-from dual_nav_bringup.doctor_findings import S1, S2, State
+from dual_nav_bringup.doctor_findings import S1, S2
 from dual_nav_bringup.domain import free_domain_id
 from dual_nav_util.stamps import to_stamp
-from nav_msgs_ext.msg import ControllerState
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner", "robot.launch.xml"]
 DOCTOR = [sys.executable, "-m", "dual_nav_bringup.doctor", "--seconds", "4"]
@@ -149,9 +148,3 @@ def test_an_empty_domain_is_one_finding(monkeypatch):
     status, findings = examine()
     assert status == 1
     assert list(findings) == ["nothing_there /"]
-
-
-def test_the_states_are_those_of_the_message():
-    assert {state.name: state.value for state in State} == {
-        name: getattr(ControllerState, name) for name in (state.name for state in State)
-    }

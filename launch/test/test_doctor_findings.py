@@ -20,12 +20,12 @@ from dual_nav_bringup.doctor_findings import (
     Node,
     Observations,
     Report,
-    State,
     Topic,
     healthy,
     judge,
 )
 from dual_nav_bringup.doctor_texts import TEXTS, Level
+from dual_nav_util.controller_state import State
 
 BEGIN = 1_700_000_000 * SECOND
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"

@@ -24,6 +24,7 @@ from std_msgs.msg import Header
 
 from dual_nav_util import images
 from dual_nav_util.checkpoint import CheckpointError
+from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import to_stamp
 from s1_controller_node.controller import Controller, GoalKinds
 from s1_controller_node.frames import FrameRing
@@ -36,7 +37,6 @@ from s1_controller_node.plan_intake import AcceptedPlan, Action, Kind
 from s1_controller_node.policy import PolicyConfig, load_policy
 from s1_controller_node.preparation import FramePreparation, UnalignedDepthError
 from s1_controller_node.safety import SafetyConfig
-from s1_controller_node.stop_rules import State
 from s1_controller_node.tracking import TrackerConfig
 from s1_controller_node.watchdog import WatchdogParameters
 from s2_planner_node.decoder import choose_attention

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import from_seconds
 from nav_sim.camera import Camera
 from nav_sim.episodes import Episode
@@ -37,7 +38,6 @@ from s1_controller_node.path_maker import PathMaker
 from s1_controller_node.plan_intake import PlanRefused
 from s1_controller_node.policy import TrajectoryPolicy, load_policy
 from s1_controller_node.preparation import FramePreparation
-from s1_controller_node.stop_rules import State
 from s2_planner_node import planner as s2
 from s2_planner_node.answer import AnswerError
 

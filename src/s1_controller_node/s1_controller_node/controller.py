@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import seconds_between
 
 from .frames import FrameNotFound, FrameRing, StampedFrame
 from .motion import MotionCommand, MotionLayer
 from .plan_intake import AcceptedPlan, Action, Kind, PlanIntake, PlanRefused
-from .stop_rules import Ages, State
+from .stop_rules import Ages
 
 FRAME_WAIT = 0.3  # s a plan waits for its frame: S2 may be done before S1 has received and prepared the same image
 

@@ -16,9 +16,10 @@ from nav_msgs.msg import Path
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from dual_nav_util.controller_state import State
+
 from .motion import MotionCommand, MotionView
 from .safety import Reason
-from .stop_rules import State
 
 _LIFETIME = Duration(sec=2)  # markers disappear when no new ones come
 _WIDTH = 0.01  # m, of a candidate's line

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import takewhile
 
+from dual_nav_util.controller_state import State
+
 from .actions import MOTIONS, TURNS
 from .bounds import check_bounds, check_choice
 from .path import ACTIONS_USED
 from .plan_intake import AcceptedPlan, Action, Kind
 from .safety import Reason
-from .stop_rules import State
 
 SYNC, PARTIAL_ASYNC = "sync", "partial_async"
 TRACKING, ACTIONS = "tracking", "actions"

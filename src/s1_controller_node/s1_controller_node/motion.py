@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import seconds_between
 
 from . import modes
@@ -33,7 +34,7 @@ from .odometry import OdometryBuffer, OdometryGap, OdometrySample
 from .plan_intake import AcceptedPlan
 from .reference import ReferencePath
 from .safety import Reason, SafetyConfig, SafetyGate, Surroundings
-from .stop_rules import Ages, State
+from .stop_rules import Ages
 from .tracking import TrackerConfig, TrackingReport, make_tracker
 
 STANDING = Twist2D(0.05, 0.1)  # slower than this by odometry the base stands; odometry is noisy

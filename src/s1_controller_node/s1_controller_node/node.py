@@ -30,6 +30,7 @@ from std_srvs.srv import SetBool, Trigger
 from visualization_msgs.msg import MarkerArray
 
 from dual_nav_util import images, qos
+from dual_nav_util.controller_state import State
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
 from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
 from dual_nav_util.stamps import NANOSECONDS, from_seconds, seconds_between, to_nanoseconds, to_stamp
@@ -50,7 +51,6 @@ from .path_maker import MadePath, PathMaker
 from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
 from .policy import load_policy
 from .preparation import FramePreparation, PreparedFrame
-from .stop_rules import State
 
 try:
     from tf2_msgs.msg import TFMessage

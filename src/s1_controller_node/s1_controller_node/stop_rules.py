@@ -6,20 +6,6 @@ Silence anywhere ends in standstill: each rule looks at the age of something tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
-
-
-class State(IntEnum):
-    """What the controller is doing; the constants of nav_msgs_ext/ControllerState (a test compares them)."""
-
-    IDLE = 0
-    FOLLOWING = 1
-    TURNING = 2
-    ARRIVED = 3
-    BLOCKED = 4
-    STALE_PLAN = 5
-    NO_SENSORS = 6
-    FAULT = 7
 
 
 @dataclass(frozen=True)

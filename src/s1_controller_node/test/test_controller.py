@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_plan_intake import actions, plan
 
+from dual_nav_util.controller_state import State
 from s1_controller_node.controller import Controller, GoalKinds
 from s1_controller_node.frames import FrameRing
 from s1_controller_node.geometry import STANDSTILL, Twist2D
@@ -16,7 +17,6 @@ from s1_controller_node.motion import MotionConfig, MotionLayer
 from s1_controller_node.odometry import OdometryGap, OdometrySample
 from s1_controller_node.plan_intake import PlanRefused
 from s1_controller_node.safety import SafetyConfig
-from s1_controller_node.stop_rules import State
 
 START = 1_000_000_000_000
 MS = 1_000_000

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s1_controller_node.geometry import STANDSTILL, Twist2D
@@ -16,7 +16,7 @@ targets = st.tuples(st.floats(-2.0, 2.0), st.floats(-4.0, 4.0))
 steps = st.lists(st.tuples(targets, st.floats(0.005, 0.15), st.booleans()), min_size=1, max_size=40)
 
 
-@settings(deadline=None, database=None)
+@settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps)
 def test_no_command_ever_exceeds_a_velocity_acceleration_or_jerk_limit(sequence):
     limiter = CommandLimiter(LIMITS)

@@ -4,14 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dual_nav_util.controller_state import State
 from s1_controller_node import modes
 from s1_controller_node.modes import ACTIONS, PARTIAL_ASYNC, SYNC, TRACKING, Ask, Memory, ModeConfig, Run
 from s1_controller_node.plan_intake import AcceptedPlan, Action, Kind
 from s1_controller_node.safety import Reason
-from s1_controller_node.stop_rules import State
 
 STOP, FORWARD, LEFT, RIGHT, LOOK = Action.STOP, Action.FORWARD, Action.TURN_LEFT, Action.TURN_RIGHT, Action.LOOK_DOWN
 CONFIGS = [ModeConfig(mode=m, path_execution=e) for m in (SYNC, PARTIAL_ASYNC) for e in (TRACKING, ACTIONS)]
@@ -309,7 +309,7 @@ EVENTS = st.sampled_from(
 )
 
 
-@settings(deadline=None, database=None)
+@settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=30), st.sampled_from(CONFIGS))
 def test_any_order_of_events_keeps_the_invariants_and_never_leaves_the_robot_waiting_for_nobody(events, config):
     memory, number = Memory(), itertools.count()

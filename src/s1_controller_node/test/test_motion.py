@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from motion_simulation import CAMERA, MOUNT, NANOSECONDS, DepthCamera, Drive, distance_to_course, s_curve
 
+from dual_nav_util.controller_state import State
 from s1_controller_node.geometry import Twist2D
 from s1_controller_node.limits import DriveLimits
 from s1_controller_node.modes import ACTIONS, SYNC, TRACKING, Ask, ModeConfig
@@ -15,7 +16,6 @@ from s1_controller_node.motion import MotionConfig, MotionLayer
 from s1_controller_node.odometry import OdometryGap, OdometrySample
 from s1_controller_node.plan_intake import AcceptedPlan, Action, Kind
 from s1_controller_node.safety import Reason, SafetyConfig
-from s1_controller_node.stop_rules import State
 from s1_controller_node.tracking import TrackerConfig
 
 CONFIG = MotionConfig(camera=MOUNT)

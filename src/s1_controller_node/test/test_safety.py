@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s1_controller_node.geometry import STANDSTILL, Twist2D, drive
@@ -45,7 +45,7 @@ clear = st.builds(lambda p: near(*p), st.lists(st.tuples(st.floats(-2.0, 2.0), s
 commands = st.builds(Twist2D, st.one_of(plain, anything), st.one_of(plain, anything))
 
 
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(commands, st.one_of(surroundings, clear)), min_size=1, max_size=6), st.booleans())
 def test_the_gate_only_reduces(sequence, polygon):
     tested = gate(polygon=SQUARE if polygon else ())
