@@ -94,7 +94,8 @@ class Planner:
         self._protocol = protocol
         self._config = config
         self._processor = image_processor or ImageProcessor()
-        self._history: FrameHistory[_Image] = FrameHistory(config.num_history, config.history_capacity)
+        num_history = config.num_history if protocol.template.history else 0
+        self._history: FrameHistory[_Image] = FrameHistory(num_history, config.history_capacity)
         # One more than the history: that of the frame which is about to be added.
         self._pool = ImagePool(config.history_capacity + 1, config.image_height, config.image_width)
         self._features = FeatureCache(config.feature_capacity)

@@ -29,7 +29,8 @@ class PromptTemplate:
     """The strings of one prompt protocol.
 
     ``task`` holds ``{instruction}``, ``history`` holds ``{images}``, ``current`` and ``look_down`` hold
-    ``{image}``. ``actions`` maps every symbol the model may answer with to its action number.
+    ``{image}``. An empty ``history`` says that the model was trained without earlier frames: it gets none, whatever
+    ``num_history`` is. ``actions`` maps every symbol the model may answer with to its action number.
     """
 
     task: str
@@ -52,7 +53,7 @@ class PromptTemplate:
             ("current", "{image}"),
             ("look_down", "{image}"),
         ):
-            if getattr(self, name).count(hole) != 1:
+            if getattr(self, name).count(hole) != 1 and (name, getattr(self, name)) != ("history", ""):
                 raise PromptError(f"prompt template: {name} must hold {hole} once, got {getattr(self, name)!r}")
         if not self.image_marker:
             raise PromptError("prompt template: image_marker is empty")

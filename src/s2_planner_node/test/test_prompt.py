@@ -83,6 +83,13 @@ def test_a_checkpoint_folder_may_bring_its_own_template(tmp_path):
     assert turn["content"] == [{"type": "text", "text": "below you is"}, {"type": "image", "image_index": 0}]
 
 
+def test_a_template_without_history_is_one(tmp_path):
+    values = json.loads(DEFAULT_TEMPLATE.read_text(encoding="utf-8")) | {"history": ""}
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(values), encoding="utf-8")
+    turn = first_turn(load_template(tmp_path), "go on", 0)[-1]
+    assert [part["type"] for part in turn["content"]].count("image") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,41 +13,41 @@ from torch.utils.data import Dataset
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small.language import COLOURS, IMAGE_SIZE, KINDS, NUMBERS, PIXEL_STEP
-from dual_nav_training.small.objective import CAMERAS, DRIVE, TURN
-from dual_nav_training.small.questions import Question, mirrored, questions
-from dual_nav_training.small.views import CELL, LOOK_DOWN_CELLS, PIXEL_GOAL
+from dual_nav_training.small.language import COLOURS, DRIVE, KINDS, NUMBERS, PIXEL_STEP
+from dual_nav_training.small.objective import advised
+from dual_nav_training.small.questions import Question, Things, mirrored, questions
+from dual_nav_training.small.views import CELL, CELLS, PIXEL_GOAL, SIDE
 from nav_sim.oracles import SYMBOLS
 from nav_sim.worlds import make_flat
-from s2_planner_node.prompt import PromptProtocol, first_turn, look_down_turn
+from s2_planner_node.prompt import PromptProtocol, first_turn
 from s2_planner_node.sequence import ImageRef, expand_image_tokens, rope_positions
 
-_PATCHES = 2  # to a cell's side
+_GRID = (1, 2 * SIDE, 2 * SIDE)  # patches of the image
+_SHOWS = 31  # of 255, the share of a cell that an object must fill to be what the cell shows
 
 
 @dataclass(frozen=True)
 class View:
-    """One view (see views.py) with the (kind, colour) of its flat's items."""
+    """One view (see views.py) with what can be said of its flat's items."""
 
     arrays: dict[str, np.ndarray]
-    items: tuple[tuple[str, str], ...]
+    things: Things
 
 
 class Views(Dataset):
     """All views in some folders, in memory. RunError for a folder that has none."""
 
     def __init__(self, *folders: Path) -> None:
-        self._flats: list[tuple[dict[str, np.ndarray], tuple[tuple[str, str], ...]]] = []
+        self._flats: list[tuple[dict[str, np.ndarray], Things]] = []
         for folder in folders:
             files = sorted(Path(folder).glob("*.npz"), key=lambda file: int(file.stem))
             if not files:
                 raise RunError(f"{folder}: no views; make some with python -m dual_nav_training.small.views {folder}")
             for file in files:
                 with np.load(file) as arrays:
-                    items = tuple((item.kind, item.colour) for item in make_flat(int(file.stem)).items)
-                    self._flats.append((dict(arrays), items))
+                    self._flats.append((dict(arrays), Things.of(make_flat(int(file.stem)))))
         self._places = [
-            (flat, n) for flat, (arrays, _) in enumerate(self._flats) for n in range(len(arrays["level"]))
+            (flat, n) for flat, (arrays, _) in enumerate(self._flats) for n in range(len(arrays["image"]))
         ]
 
     def __len__(self) -> int:
@@ -58,8 +58,8 @@ class Views(Dataset):
 
     def __getitem__(self, index: int) -> View:
         flat, number = self._places[index]
-        arrays, items = self._flats[flat]
-        return View({name: array[number] for name, array in arrays.items()}, items)
+        arrays, things = self._flats[flat]
+        return View({name: array[number] for name, array in arrays.items()}, things)
 
 
 @dataclass(frozen=True)
@@ -78,105 +78,132 @@ class Ask:
 
     def __call__(self, view: View, rng: np.random.Generator, training: bool) -> Item:
         if training and rng.random() < 0.5:
-            view = View(mirrored(view.arrays), view.items)
-        asked = questions(view.arrays, view.items, self.count, rng, "train" if training else "test")
+            view = View(mirrored(view.arrays), view.things)
+        asked = questions(view.arrays, view.things, self.count, rng, "train" if training else "test")
         return Item(view, tuple(asked))
 
 
+@dataclass
+class _Packed:
+    """Tokens of one image and the questions about it, one after the other; parts: 0 the image, then the questions."""
+
+    ids: list[int]
+    labels: list[int]
+    positions: list[np.ndarray]
+    parts: list[int]
+    queries: list[int]
+
+
 class Collate:
-    """Makes a batch of items."""
+    """Makes a batch of items.
+
+    Of B images with L tokens (padding is a part of its own): image, and of its cells kind, colour (B, CELLS) and
+    advice (B, CELLS, 3), floor, distance; ids, labels, part, query (B, L), query being the number of the latent query
+    that stands there or -1, positions (B, 3, L). Of all N questions: row (N,); asked (N, 3), the tokens after which
+    decision, column and row are said; drives (N,), found (N,), a goal in view; pixel (N, 2) in steps; named (N, 2);
+    look_at (N, tokens of the image's part), where attention should go; waypoints (N, WAYPOINTS, 2).
+    """
 
     def __init__(self, protocol: PromptProtocol, end_token_id: int, image_token_id: int, queries: int) -> None:
         self._protocol, self._end = protocol, end_token_id
         self._image, self._queries = image_token_id, queries
+        ids = self._prompt("")
+        self._first_cell = ids.index(image_token_id)
+        self._shared = self._first_cell + CELLS + 1  # tokens before the instruction
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        views = [item.view for item in items]
-        batch = dict(_image_labels(views))
+        packed = [self._empty() for _ in items]
         asked = [(number, question) for number, item in enumerate(items) for question in item.questions]
-        for group, drives in ((TURN, False), (DRIVE, True)):
-            chosen = [(n, question) for n, question in asked if (question.answer[0] == PIXEL_GOAL) == drives]
-            if chosen:
-                made = [self._question(question, views[n].arrays) for n, question in chosen]
-                batch[f"{group}_image"] = torch.tensor([n for n, _ in chosen])
-                batch |= {f"{group}_{name}": _padded(name, [one[name] for one in made]) for name in made[0]}
+        made = [self._add(packed[n], question, items[n].view.arrays) for n, question in asked]
+        batch = _image_labels([item.view for item in items])
+        if asked:
+            batch |= {name: torch.from_numpy(np.stack([one[name] for one in made])) for name in made[0]}
+            batch["row"] = torch.tensor([n for n, _ in asked])
+        length = max(len(one.ids) for one in packed)
+        for name, padding in (("ids", self._end), ("labels", NO_LABEL), ("parts", -1), ("queries", -1)):
+            rows = [getattr(one, name) for one in packed]
+            batch[_NAMES.get(name, name)] = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
+        positions = np.zeros((len(items), 3, length), np.int64)
+        for row, one in enumerate(packed):
+            whole = np.concatenate(one.positions, 1)
+            positions[row, :, : whole.shape[1]] = whole
+        batch["positions"] = torch.from_numpy(positions)
         return batch | {"weights": torch.tensor([float(len(asked) or len(items))])}
 
-    def _question(self, question: Question, view: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tokens, labels and what else the loss needs for one question."""
+    def _empty(self) -> _Packed:
+        ids = self._prompt("")[: self._shared]
+        shared = len(ids)
+        return _Packed(ids, [NO_LABEL] * shared, [self._positions(ids)], [0] * shared, [-1] * shared)
+
+    def _add(self, packed: _Packed, question: Question, view: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Append a question; returns what else the loss needs of it."""
         kind, actions, column, row = question.answer
         drives = kind == PIXEL_GOAL
-        grids = [(1, *(_PATCHES * n for n in CAMERAS[camera])) for camera in list(CAMERAS)[: 1 + drives]]
-        messages = first_turn(self._protocol.template, question.instruction, 0)
-        answer = "↓" if drives else SYMBOLS[kind] * actions
-        ids = self._expanded(self._protocol.tokenize(messages), grids[:1])
-        asked = [len(ids) - 1]
-        labels = [NO_LABEL] * len(ids)
+        prompt = self._prompt(question.instruction)
+        assert prompt[: self._shared] == packed.ids[: self._shared]
+        steps = [min(round(value / PIXEL_STEP), len(NUMBERS) - 1) if drives else 0 for value in (column, row)]
+        answer = f"{DRIVE}{NUMBERS[steps[0]]} {NUMBERS[steps[1]]}" if drives else SYMBOLS[kind] * actions
         said = [*self._protocol.encode_answer(answer), self._end]
-        ids, labels = ids + said, labels + said
-        made: dict[str, np.ndarray] = {}
-        if drives:
-            ids = self._expanded(
-                self._protocol.tokenize(look_down_turn(self._protocol.template, messages, answer)), grids
-            )
-            steps = [min(round(value / PIXEL_STEP), len(NUMBERS) - 1) for value in (column, row)]
-            said = [*self._protocol.encode_answer(" ".join(NUMBERS[step] for step in steps)), self._end]
-            asked += [len(ids) - 1, len(ids) + 1]
-            labels += [NO_LABEL] * (len(ids) - len(labels))
-            # Coordinates have a loss of their own.
-            labels += [NO_LABEL, said[1], NO_LABEL, said[3]] + [NO_LABEL] * self._queries
-            ids = ids + said + [self._end] * self._queries  # where the latent queries go
-            rows, columns = LOOK_DOWN_CELLS
-            cell_row, cell_column = row * rows // IMAGE_SIZE[1], column * columns // IMAGE_SIZE[0]
-            made = {
-                "pixel": np.asarray(steps),
-                "pixel_cell": np.asarray(cell_row * columns + cell_column),
-                "queries": np.asarray(len(ids) - self._queries),
-                "waypoints": view["waypoints"][question.goal],
-            }
-        cells = [view[f"{camera}_items"].ravel() for camera in list(CAMERAS)[: 1 + drives]]
-        return made | {
-            "ids": np.asarray(ids),
-            "labels": np.asarray(labels),
-            "positions": rope_positions(np.asarray(ids), grids, self._image, _PATCHES),
-            "asked": np.asarray(asked),
-            "goal_cells": np.isin(np.concatenate(cells), question.goals).astype(np.float32),
+        queries = list(range(self._queries)) if drives else []
+        whole = prompt + said + [self._end] * len(queries)  # where the latent queries go
+        own = whole[self._shared :]
+        before = len(packed.ids) - self._shared
+        first = before + len(prompt) - 1
+        labels = [NO_LABEL] * (len(prompt) - self._shared) + said + [NO_LABEL] * len(queries)
+        if drives:  # sign, column, blank, row, end: coordinates have a loss of their own
+            labels[-len(queries) - 4] = labels[-len(queries) - 2] = NO_LABEL
+        packed.ids += own
+        packed.labels += labels
+        packed.positions.append(self._positions(whole)[:, self._shared :])
+        packed.parts += [packed.parts[-1] + 1] * len(own)
+        packed.queries += [-1] * (len(own) - len(queries)) + queries
+        look_at = np.zeros(self._shared, np.float32)
+        shown = view["cover"][list(question.goals)].sum(0, dtype=np.float32)
+        if question.goal >= 0:
+            look_at[self._first_cell : self._first_cell + CELLS] = shown / shown.sum()
+        else:
+            look_at[self._first_cell - 1] = 1.0
+        colours = [*COLOURS, ""]
+        return {
+            "asked": np.asarray([first, first + 1, first + 3] if drives else [first] * 3),
+            "drives": np.asarray(drives),
+            "found": np.asarray(question.goal >= 0),
+            "pixel": np.asarray(steps),
+            "named": np.asarray([KINDS.index(question.named[0]), colours.index(question.named[1])]),
+            "look_at": look_at,
+            "waypoints": view["waypoints"][question.goal],
         }
 
-    def _expanded(self, ids: list[int], grids: Sequence[tuple[int, int, int]]) -> list[int]:
-        refs = [ImageRef(number, grid) for number, grid in enumerate(grids)]
-        return expand_image_tokens(ids, refs, self._image, _PATCHES).tolist()
+    def _prompt(self, instruction: str) -> list[int]:
+        ids = self._protocol.tokenize(first_turn(self._protocol.template, instruction, 0))
+        return expand_image_tokens(ids, [ImageRef(0, _GRID)], self._image, 2).tolist()
+
+    def _positions(self, ids: Sequence[int]) -> np.ndarray:
+        return rope_positions(np.asarray(ids), [_GRID], self._image, 2)
 
 
-_PADDING = {"labels": NO_LABEL, "ids": 0, "positions": 0}
+_NAMES = {"parts": "part", "queries": "query"}
 
 
-def _padded(name: str, arrays: Sequence[np.ndarray]) -> Tensor:
-    """Stacked, tokens filled up on the right to the longest."""
-    if name in _PADDING:
-        length = max(array.shape[-1] for array in arrays)
-        arrays = [
-            np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, length - a.shape[-1])], constant_values=_PADDING[name])
-            for a in arrays
-        ]
-    return torch.from_numpy(np.stack(arrays))
-
-
-def _image_labels(views: Sequence[View]) -> Iterator[tuple[str, Tensor]]:
+def _image_labels(views: Sequence[View]) -> dict[str, Tensor]:
     """Images and what their cells show."""
-    for camera, (rows, columns) in CAMERAS.items():
-        images = np.stack([view.arrays[camera] for view in views])
-        assert images.shape[1:3] == (rows * CELL, columns * CELL), images.shape
-        yield camera, torch.from_numpy(images)
-        for what, names, number in (("kind", KINDS, 0), ("colour", COLOURS, 1)):
-            index = {name: n for n, name in enumerate(names)}
-            tables = [[index[item[number]] for item in view.items] + [len(names)] for view in views]
-            shown = [
-                np.asarray(table)[view.arrays[f"{camera}_items"].ravel()]  # -1, nothing, is the last entry
-                for table, view in zip(tables, views, strict=True)
-            ]
-            yield f"{camera}_{what}", torch.from_numpy(np.stack(shown))
-        floor = np.stack([view.arrays[f"{camera}_floor"].ravel() for view in views]) / np.float32(255)
-        distance = np.stack([view.arrays[f"{camera}_distance"].ravel() for view in views]).astype(np.float32)
-        yield f"{camera}_floor", torch.from_numpy(floor)
-        yield f"{camera}_distance", torch.from_numpy(np.clip(distance, 0.2, None))
+    images = np.stack([view.arrays["image"] for view in views])
+    assert images.shape[1:3] == (SIDE * CELL, SIDE * CELL), images.shape
+    cover = np.stack([view.arrays["cover"] for view in views])
+    shown = np.where(cover.max(1) >= _SHOWS, cover.argmax(1), -1)  # -1, nothing, is the last entry of tables
+    labels = {"image": torch.from_numpy(images)}
+    for what, names, number in (("kind", KINDS, 0), ("colour", COLOURS, 1)):
+        index = {name: n for n, name in enumerate(names)}
+        tables = [[index[name[number]] for name in view.things.names] + [len(names)] for view in views]
+        labels[what] = torch.from_numpy(
+            np.stack([np.asarray(table)[cells] for table, cells in zip(tables, shown, strict=True)])
+        )
+    answers = [np.vstack([view.arrays["answers"], np.full((1, 4), -1)]) for view in views]
+    answers = np.stack([table[cells] for table, cells in zip(answers, shown, strict=True)])
+    floor = np.stack([view.arrays["floor"] for view in views]) / np.float32(255)
+    distance = np.stack([view.arrays["distance"] for view in views]).astype(np.float32)
+    return labels | {
+        "advice": advised(torch.from_numpy(answers)),
+        "floor": torch.from_numpy(floor),
+        "distance": torch.from_numpy(np.clip(distance, 0.2, None)),
+    }

@@ -15,7 +15,7 @@ from nav_sim.camera import Camera
 from nav_sim.episodes import footprint_distance, is_in_sight
 from nav_sim.expert import moved
 from nav_sim.grid import Grid, Point, clear_line, grid_of
-from nav_sim.oracles import FORWARD, STOP, TURN_LEFT, TURN_RIGHT
+from nav_sim.oracles import FORWARD, STOP, TURN_LEFT, TURN_RIGHT, goal_on_floor
 from nav_sim.simulator import Pose, Simulator, wrapped
 from nav_sim.worlds import Flat
 from s2_planner_node.answer import AnswerError
@@ -43,10 +43,10 @@ def visited_poses(simulator: Simulator, planner: Planner, count: int, random: np
             poses.append(pose)
             simulator.reset(pose.x, pose.y, pose.yaw)
             try:
-                plan = planner.step(simulator.render("level")[0], lambda: simulator.render("look_down")[0])
+                plan = planner.step(simulator.render("level")[0])
             except AnswerError:
                 break
-            pose = after(flat, pose, plan, simulator.cameras["look_down" if plan.look_down else "level"])
+            pose = after(flat, pose, plan, simulator.cameras)
             if STOP in plan.actions:
                 break
     return poses[:count]
@@ -62,14 +62,14 @@ def _start(flat: Flat, goal: int, random: np.random.Generator) -> Pose | None:
     return None
 
 
-def after(flat: Flat, pose: Pose, plan: Plan, camera: Camera) -> Pose:
-    """Where a plan takes the robot until the next one. camera: the one its pixel goal refers to."""
+def after(flat: Flat, pose: Pose, plan: Plan, cameras: dict[str, Camera]) -> Pose:
+    """Where a plan takes the robot until the next one. cameras: the simulator's, by name."""
     if plan.pixel_goal is None:
         for action in plan.actions:
             if action in (TURN_LEFT, TURN_RIGHT) or (action == FORWARD and _is_free(flat, pose)):
                 pose = moved(pose, action)
         return pose
-    floor = camera.floor_point(*plan.pixel_goal)
+    floor = goal_on_floor(plan, cameras)
     if floor is None:  # no place on the floor
         return moved(pose, TURN_LEFT)
     grid = grid_of(flat)

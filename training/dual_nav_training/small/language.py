@@ -1,8 +1,9 @@
 """The small planner's words: tokenizer, prompt template and instructions.
 
 Kinds, colours and rooms are one token each, so that an image cell can be compared with a word. Coordinates are whole
-numbers in steps of PIXEL_STEP, one token each. The prompt is the release's protocol in fewer words: the task is the
-instruction itself.
+numbers in steps of PIXEL_STEP, one token each, behind a sign that says that they come: choosing between a turn and a
+drive is then one token against another, not against all the numbers it could be. The prompt is the release's protocol
+in fewer words: the image, then the instruction itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nav_sim.episodes import grammar
 from nav_sim.furniture import catalogue
 from nav_sim.worlds import COLOURS as PAINTS
 from nav_sim.worlds import FURNISHING
+from s2_planner_node.planner import PlannerConfig
 from s2_planner_node.prompt import PromptTemplate
 
 KINDS = tuple(sorted({entry.kind for entry in catalogue()} - {"person"}))
@@ -26,28 +28,30 @@ COLOURS = tuple(sorted({*PAINTS, *(entry.colour for entry in catalogue() if entr
 ROOMS = tuple(sorted(FURNISHING))
 
 PIXEL_STEP = 8  # pixels between the coordinates that can be said
-IMAGE_SIZE = (640, 480)  # width, height of the look-down image that coordinates are in
-NUMBERS = tuple(str(number) for number in range(0, max(IMAGE_SIZE), PIXEL_STEP))
+IMAGE_SIDE = PlannerConfig.image_width  # pixels of the side of the square image that coordinates are in
+NUMBERS = tuple(str(number) for number in range(0, IMAGE_SIDE, PIXEL_STEP))
+DRIVE = "@"  # before the coordinates of an answer
 VOCABULARY = 1024
 _LEARNED = 800
 
 TEMPLATE = PromptTemplate(
     task="{instruction}",
-    history=" before {images}",
-    current=" now {image}",
-    look_down="down {image}",
+    history="",
+    current="{image}",
+    look_down="{image}",
     history_separator="\n",
     image_marker="<image>",
     actions={"STOP": 0, "↑": 1, "←": 2, "→": 3, "↓": 5},
 )
-# Qwen's format of conversations without a system turn.
+# Qwen's format of conversations without a system turn, and images before the text: where an image's cells are is then
+# always the same distance from the first tokens, by which the network learns their rows and columns.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -56,13 +60,13 @@ def build_tokenizer() -> Tokenizer:
     """Tokenizer of the small planner; the same wherever it is built."""
     words = [*KINDS, *COLOURS, *ROOMS]
     sentences = [re.sub(r"\{\w+\}", "", sentence) for sentence in _sentences(grammar("train"))]
-    prompt = "user\nassistant\n before now down"
+    prompt = "user\nassistant\n"
     # Repeated, so that each whole word outweighs the pieces it shares with others.
     text = [*sentences, prompt] * 20 + [f"{blank}{word}" for word in words for blank in ("", " ")] * 3
     several = [word for word in words if " " in word]
     return with_added_tokens(
         learn_tokens(text, _LEARNED),
-        [*several, *TEMPLATE.actions, *NUMBERS],
+        [*several, *TEMPLATE.actions, DRIVE, *NUMBERS],
         VOCABULARY,
         single_word=False,
     )
@@ -100,9 +104,28 @@ _SYLLABLES = re.findall(
 
 def object_instruction(rng: np.random.Generator, name: str, several: bool, split: str = "train") -> str:
     """A sentence of the grammar that sends the robot to an object. several: any of those so named will do."""
+    phrase = _choice(rng, grammar(split)["any" if several else "unique"]).format(object=name)
+    return _worded(rng, "object", {"object": phrase}, split)
+
+
+def relation_instruction(
+    rng: np.random.Generator, name: str, landmark: str | None, room: str, split: str = "train"
+) -> str:
+    """A sentence that sends the robot to an object next to a landmark, or without one to the object in a room."""
+    if landmark is None:
+        return _worded(rng, "in_room", {"object": name, "room": room}, split)
+    return _worded(rng, "next_to", {"object": name, "landmark": landmark}, split)
+
+
+def route_instruction(rng: np.random.Generator, name: str, split: str = "train") -> str:
+    """A sentence that sends the robot through one or two doors, whichever, to an object."""
     rules = grammar(split)
-    phrase = _choice(rng, rules["any" if several else "unique"]).format(object=name)
-    sentence = _choice(rng, rules["object"]).format(object=phrase)
+    sides = {side: _choice(rng, list(rules[side].values())) for side in ("side", "next_side")}
+    return _worded(rng, _choice(rng, ("one_door", "two_doors")), {"object": name, **sides}, split)
+
+
+def _worded(rng: np.random.Generator, rule: str, words: dict[str, str], split: str) -> str:
+    sentence = _choice(rng, grammar(split)[rule]).format(**words)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence)
 
 

@@ -22,12 +22,13 @@ from s2_planner_node.checkpoint import build_network
 from s2_planner_node.image_processor import ImageProcessor
 
 SCALE = 0.3  # standard deviation of token embeddings and image features alike at the start
+EARLY, LATE = 2, -2  # layers before which the training looks into the language model
 _PATCH = 14
 
 
 def small_config(
     hidden: int = 256,
-    layers: int = 4,
+    layers: int = 5,
     heads: int = 4,
     key_value_heads: int = 2,
     feed_forward: int = 704,
@@ -38,8 +39,8 @@ def small_config(
 ) -> dict[str, Any]:
     """config.json of a small planner with latent queries; its system1 is added with S1's sizes.
 
-    Rotary frequencies begin at 16, not a million: images are a few cells wide, and the release's slow frequencies
-    would tell them hardly apart. Heads are 64 wide, as the sections of the three axes require.
+    Rotary frequencies are between 1/2 and 1, not down to a millionth: images are a few cells wide, and the release's
+    slow frequencies would tell them hardly apart.
     """
     config = s2_config(
         hidden_size=hidden,
@@ -49,7 +50,7 @@ def small_config(
         num_key_value_heads=key_value_heads,
         vocab_size=VOCABULARY,
         max_position_embeddings=16384,
-        mrope_section=[8, 12, 12],
+        mrope_section=[4, 14, 14],
         vision={
             "depth": vision_layers,
             "hidden_size": vision_hidden,
@@ -58,19 +59,20 @@ def small_config(
             "fullatt_block_indexes": list(range(vision_layers)),
         },
     )
-    return config | {"rope_theta": 16.0, "n_query": 4}
+    return config | {"rope_theta": 2.0, "n_query": 4}
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the language model computed for (Q, L) tokens.
+    """What the language model computed for (B, L) tokens.
 
-    hidden: (Q, L, D) after the final norm. middle: (Q, L, D) after half of the layers. attention: (Q, H, n, L) logits
-    of the layer after that, of one group of heads, from the positions asked for.
+    hidden: (B, L, D) after the final norm. early, late: (B, L, D) before the layers EARLY and LATE. attention: (N, n,
+    H, L) logits of layer LATE, of one group of heads, from the places asked for.
     """
 
     hidden: Tensor
-    middle: Tensor
+    early: Tensor
+    late: Tensor
     attention: Tensor
 
 
@@ -138,13 +140,14 @@ class SmallPlanner(nn.Module):
             x = x + block.mlp(_norm(x, block.norm2))
         return visual.merger.mlp(_norm(x, visual.merger.ln_q).view(count, rows * columns, -1))
 
-    def decode(self, embeddings: Tensor, positions: Tensor, asked: Tensor) -> Decoded:
+    def decode(self, embeddings: Tensor, positions: Tensor, mask: Tensor, row: Tensor, asked: Tensor) -> Decoded:
         """Run the language model.
 
         Args:
-            embeddings: (Q, L, D), padded on the right.
-            positions: (Q, 3, L) rotary positions.
-            asked: (Q, n) places whose attention is wanted.
+            embeddings: (B, L, D).
+            positions: (B, 3, L) rotary positions.
+            mask: bool (B, L, L), which tokens (last axis) each token attends to.
+            row, asked: (N,) and (N, n), rows and places of the tokens whose attention is wanted.
         """
         config = self.text.config
         groups, size = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
@@ -152,29 +155,32 @@ class SmallPlanner(nn.Module):
         count, length, width = embeddings.shape
         x = embeddings
         rotation = self._rotation(positions, size, x)
-        mask = torch.full((length, length), -math.inf, dtype=x.dtype, device=x.device).triu(1)
-        middle = attention = x
-        half = len(self.text.layers) // 2
+        bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -math.inf)
+        early = late = attention = x
+        layers = len(self.text.layers)
         for number, layer in enumerate(self.text.layers):
-            if number == half:
-                middle = x
+            if number == EARLY % layers:
+                early = x
             y, own = _norm(x, layer.input_layernorm), layer.self_attn
             q, k, v = (
                 projection(y).view(count, length, -1, size).transpose(1, 2)
                 for projection in (own.q_proj, own.k_proj, own.v_proj)
             )
             q, k = _rotated(q, rotation), _rotated(k, rotation)
-            if number == half:
-                places = asked[:, None, :, None].expand(-1, per_group, -1, size)
-                attention = _attention_logits(q[:, :per_group].gather(2, places), k[:, :1]).float()
+            if number == LATE % layers:
+                late = x
+                chosen = q[:, :per_group].transpose(1, 2)[row[:, None], asked]
+                keys = k[row, 0]
+                attention = _attention_logits(chosen.flatten(1, 2), keys).view(*asked.shape, per_group, length)
+                attention = attention.float() + bias[row[:, None], asked][:, :, None].float()
             # All heads that share keys in one product.
             logits = _attention_logits(q.reshape(count, groups, per_group * length, size), k)
-            logits = logits.view(count, groups, per_group, length, length) + mask
+            logits = logits.view(count, groups, per_group, length, length) + bias[:, None, None]
             mixed = logits.softmax(-1).view(count, groups, per_group * length, length) @ v
             mixed = mixed.view(count, groups * per_group, length, size).transpose(1, 2).reshape(count, length, width)
             x = x + own.o_proj(mixed)
             x = x + layer.mlp(_norm(x, layer.post_attention_layernorm))
-        return Decoded(_norm(x, self.text.norm), middle, attention)
+        return Decoded(_norm(x, self.text.norm), early, late, attention)
 
     def _rotation(self, positions: Tensor, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin (Q, 1, L, size): each section of the frequencies turns with one of the three axes."""

@@ -1,7 +1,8 @@
 """Instructions for a view, each with the answer a planner should give.
 
 Half of them name an object in view. The others name one that is not there, mostly with the colour or the kind of one
-that is: without them it would be enough to look for either.
+that is: without them it would be enough to look for either. Most name the object alone, others a landmark or a room
+beside it, or a way; of a way only its end matters to somebody without memory.
 """
 
 from __future__ import annotations
@@ -13,123 +14,186 @@ import numpy as np
 
 from dual_nav_training.small.language import (
     COLOURS,
-    IMAGE_SIZE,
+    IMAGE_SIDE,
     KINDS,
+    ROOMS,
     object_instruction,
+    relation_instruction,
+    route_instruction,
     with_unknown_words,
 )
-from dual_nav_training.small.views import LOOK_AROUND, PIXEL_GOAL, encoded
+from dual_nav_training.small.views import LOOK_AROUND, PIXEL_GOAL, SIDE, encoded
+from nav_sim.episodes import NEXT_TO_CM, NOT_NEXT_TO_CM
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
+from nav_sim.worlds import LANDMARKS, Flat, gap_squared
 
-CLEARLY_IN_VIEW = 1.2e-3  # share of an image's pixels from which on somebody must have seen it
+CLEARLY_IN_VIEW = 1.6e-3  # share of an image's pixels from which on somebody must have seen it
 HARDLY_IN_VIEW = 1e-5  # share below which nobody can have seen it
 _NOT_IN_VIEW = encoded(LOOK_AROUND)
+_RELATIONS, _ROUTES = 0.25, 0.15  # of the questions
+
+
+@dataclass(frozen=True)
+class Things:
+    """What can be said of a flat's items, by their index: (kind, colour), kind of the room, landmarks beside."""
+
+    names: tuple[tuple[str, str], ...]
+    rooms: tuple[str, ...]
+    landmarks: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, flat: Flat) -> Things:
+        """Of a flat; landmarks are those that tell the item from all others of its kind."""
+        landmarks = []
+        for index, item in enumerate(flat.items):
+            alike = [other for n, other in enumerate(flat.items) if other.kind == item.kind and n != index]
+            landmarks.append(
+                tuple(
+                    number
+                    for number, mark in enumerate(flat.items)
+                    if mark.kind in LANDMARKS
+                    and mark.kind != item.kind
+                    and mark.room == item.room
+                    and gap_squared(item, mark) <= NEXT_TO_CM**2
+                    and all(gap_squared(other, mark) >= NOT_NEXT_TO_CM**2 for other in alike)
+                )
+            )
+        names = tuple((item.kind, item.colour) for item in flat.items)
+        return cls(names, tuple(flat.rooms[item.room].kind for item in flat.items), tuple(landmarks))
 
 
 @dataclass(frozen=True)
 class Question:
     """An instruction and its answer (kind, number of actions, column, row; see views.py).
 
-    goals: items that fulfil the instruction, none when none is in view; `goal`: the one the answer leads to, or -1.
+    named: kind and colour that the goal is called by, the colour empty where it is not said. goals: items that fulfil
+    the instruction, none when none is in view; `goal`: the one the answer leads to, or -1.
     """
 
     instruction: str
-    answer: tuple[int, int, int, int]
+    named: tuple[str, str]
+    answer: tuple[int, int, int, int] = _NOT_IN_VIEW
     goals: tuple[int, ...] = ()
     goal: int = -1
 
 
 def mirrored(view: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The view with left and right exchanged, answers and ways included."""
-    turned = dict(view)
-    for name in view:
-        if name.startswith(("level", "look_down")):
-            turned[name] = view[name][:, ::-1]
+    turned = dict(view) | {"image": view["image"][:, ::-1]}
+    for name in ("cover", "floor", "distance"):
+        cells = view[name].reshape(*view[name].shape[:-1], SIDE, SIDE)
+        turned[name] = cells[..., ::-1].reshape(view[name].shape)
     answers = view["answers"].copy()
     turns = np.isin(answers[:, 0], (TURN_LEFT, TURN_RIGHT))
     answers[turns, 0] = TURN_LEFT + TURN_RIGHT - answers[turns, 0]
     pixels = answers[:, 0] == PIXEL_GOAL
-    answers[pixels, 2] = IMAGE_SIZE[0] - 1 - answers[pixels, 2]
+    answers[pixels, 2] = IMAGE_SIDE - 1 - answers[pixels, 2]
     return turned | {"answers": answers, "waypoints": view["waypoints"] * np.asarray([1, -1], np.float32)}
 
 
 def questions(
-    view: Mapping[str, np.ndarray],
-    items: Sequence[tuple[str, str]],
-    count: int,
-    rng: np.random.Generator,
-    split: str = "train",
+    view: Mapping[str, np.ndarray], things: Things, count: int, rng: np.random.Generator, split: str = "train"
 ) -> list[Question]:
-    """Up to `count` questions for a view of a flat with these items (kind, colour).
+    """Up to `count` questions for a view of a flat.
 
     split: of the wordings; those of the training get made-up words among theirs.
     """
-    shares = view["shares"][: len(items)]
-    clear = [i for i in range(len(items)) if shares[i] > CLEARLY_IN_VIEW and view["answers"][i, 0] >= 0]
-    present = [i for i in range(len(items)) if shares[i] > HARDLY_IN_VIEW]
-    made = []
-    for number in range(count):
-        if clear and number % 2 == 0:
-            question = _about_one_in_view(view, items, clear, present, rng, split)
-        else:
-            question = _about_none_in_view(items, clear, present, rng, split)
-        if question is not None:
-            made.append(question)
-    return made
+    asker = _Asker(view, things, rng, split)
+    made = [asker.about_one_in_view() if number % 2 == 0 else asker.about_none_in_view() for number in range(count)]
+    return [question for question in made if question is not None]
 
 
-def _about_one_in_view(
-    view: Mapping[str, np.ndarray],
-    items: Sequence[tuple[str, str]],
-    clear: Sequence[int],
-    present: Sequence[int],
-    rng: np.random.Generator,
-    split: str,
-) -> Question:
-    goal = clear[rng.integers(len(clear))]
-    kind, colour = items[goal]
-    alike = tuple(i for i in present if items[i] == items[goal])
-    if rng.random() < 0.25 and all(items[i][0] != kind for i in present if i != goal):
-        return _question(rng, split, kind, False, tuple(view["answers"][goal].tolist()), (goal,), goal)
-    # Of several that are named alike, the one that shows most is gone to.
-    answered = [i for i in alike if view["answers"][i, 0] >= 0]
-    goal = max(answered, key=lambda i: view["shares"][i])
-    several = len(alike) > 1 or rng.random() < 0.1
-    return _question(rng, split, f"{colour} {kind}", several, tuple(view["answers"][goal].tolist()), alike, goal)
+class _Asker:
+    """Draws questions for one view."""
 
+    def __init__(self, view: Mapping[str, np.ndarray], things: Things, rng: np.random.Generator, split: str) -> None:
+        self._view, self._things, self._rng, self._split = view, things, rng, split
+        shares = view["shares"][: len(things.names)]
+        answered = view["answers"][: len(things.names), 0] >= 0
+        self._clear = np.flatnonzero((shares > CLEARLY_IN_VIEW) & answered).tolist()
+        self._present = np.flatnonzero(shares > HARDLY_IN_VIEW).tolist()
 
-def _about_none_in_view(
-    items: Sequence[tuple[str, str]],
-    clear: Sequence[int],
-    present: Sequence[int],
-    rng: np.random.Generator,
-    split: str,
-) -> Question | None:
-    seen = {items[i] for i in present}
-    for _ in range(20):
-        if clear and rng.random() < 0.5:
-            kind, colour = items[clear[rng.integers(len(clear))]]
-            if rng.random() < 0.5:
-                kind = KINDS[rng.integers(len(KINDS))]
+    def about_one_in_view(self) -> Question | None:
+        if not self._clear:
+            return self.about_none_in_view()
+        names, rng = self._things.names, self._rng
+        goal = self._one_of(self._clear)
+        kind, colour = names[goal]
+        family = rng.random()
+        if family < _RELATIONS:
+            colour = colour if rng.random() < 0.5 else ""
+            marks = self._things.landmarks[goal]
+            landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
+            sentence = relation_instruction(rng, _name(kind, colour), landmark, self._things.rooms[goal], self._split)
+            return self._question(sentence, (kind, colour), (goal,), goal)
+        if rng.random() < 0.25 and all(names[i][0] != kind for i in self._present if i != goal):
+            colour = ""
+        # Of several that are called alike, the one that shows most is gone to.
+        alike = tuple(i for i in self._present if names[i] == (kind, colour or names[goal][1]))
+        goal = max((i for i in alike if i in self._clear), key=lambda i: self._view["shares"][i])
+        several = len(alike) > 1 or rng.random() < 0.1
+        return self._question(self._sentence(family, kind, colour, several), (kind, colour), alike, goal)
+
+    def about_none_in_view(self) -> Question | None:
+        names, rng = self._things.names, self._rng
+        seen = {names[i] for i in self._present}
+        family = rng.random()
+        if family < _RELATIONS:
+            # Something is there that is called so, but it is another one that has this beside it.
+            others = [
+                i
+                for i in range(len(names))
+                if i not in self._present and self._things.landmarks[i] and names[i][0] in {kind for kind, _ in seen}
+            ]
+            if others and rng.random() < 0.4:
+                goal = self._one_of(others)
+                landmark = self._called(self._one_of(self._things.landmarks[goal]))
+                sentence = relation_instruction(rng, names[goal][0], landmark, "", self._split)
+                return self._question(sentence, (names[goal][0], ""))
+        for _ in range(20):
+            kind, colour = self._near_miss()
+            if (kind, colour) in seen:
+                continue
+            if all(kind != other for other, _ in seen) and rng.random() < 0.2:
+                colour = ""
+            if family >= _RELATIONS:
+                sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
             else:
-                colour = COLOURS[rng.integers(len(COLOURS))]
-        else:
-            kind, colour = items[rng.integers(len(items))]
-        if (kind, colour) in seen:
-            continue
-        by_kind = all(kind != other for other, _ in seen) and rng.random() < 0.2
-        return _question(rng, split, kind if by_kind else f"{colour} {kind}", rng.random() < 0.15, _NOT_IN_VIEW)
-    return None
+                marks = [i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS]
+                marks = [i for i in marks if names[i][0] != kind]
+                landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
+                sentence = relation_instruction(rng, _name(kind, colour), landmark, self._one_of(ROOMS), self._split)
+            return self._question(sentence, (kind, colour))
+        return None
+
+    def _near_miss(self) -> tuple[str, str]:
+        """Kind and colour: those of an item in view but for one of both, or of any item."""
+        names, rng = self._things.names, self._rng
+        if not self._clear or rng.random() < 0.5:
+            return self._one_of(names)
+        kind, colour = names[self._one_of(self._clear)]
+        return (self._one_of(KINDS), colour) if rng.random() < 0.5 else (kind, self._one_of(COLOURS))
+
+    def _sentence(self, family: float, kind: str, colour: str, several: bool) -> str:
+        if family < _RELATIONS + _ROUTES:
+            return route_instruction(self._rng, _name(kind, colour), self._split)
+        return object_instruction(self._rng, _name(kind, colour), several, self._split)
+
+    def _called(self, item: int) -> str:
+        kind, colour = self._things.names[item]
+        return _name(kind, colour if self._rng.random() < 0.5 else "")
+
+    def _one_of(self, options: Sequence):
+        return options[self._rng.integers(len(options))]
+
+    def _question(
+        self, sentence: str, named: tuple[str, str], goals: tuple[int, ...] = (), goal: int = -1
+    ) -> Question:
+        if self._split == "train":
+            sentence = with_unknown_words(self._rng, sentence)
+        answer = _NOT_IN_VIEW if goal < 0 else tuple(self._view["answers"][goal].tolist())
+        return Question(sentence, named, answer, goals, goal)
 
 
-def _question(
-    rng: np.random.Generator,
-    split: str,
-    name: str,
-    several: bool,
-    answer: tuple[int, int, int, int],
-    goals: tuple[int, ...] = (),
-    goal: int = -1,
-) -> Question:
-    sentence = object_instruction(rng, name, several, split)
-    return Question(with_unknown_words(rng, sentence) if split == "train" else sentence, answer, goals, goal)
+def _name(kind: str, colour: str) -> str:
+    return f"{colour} {kind}" if colour else kind

@@ -18,13 +18,13 @@ import torch
 
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small.batches import Ask, Collate, Item, Views
-from dual_nav_training.small.language import IMAGE_SIZE, PIXEL_STEP
-from dual_nav_training.small.objective import CAMERAS, DRIVE, TURN, GroundingTask
+from dual_nav_training.small.language import IMAGE_SIDE, PIXEL_STEP
+from dual_nav_training.small.objective import GroundingTask
 from dual_nav_training.small.train_s2 import build
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, load_into
 from s2_planner_node.checkpoint import LATENT_QUERIES, NETWORK_PREFIXES, installed_name
 
-_VIEWS_AT_ONCE = 12
+_VIEWS_AT_ONCE = 16
 
 
 def load_task(folder: Path) -> tuple[GroundingTask, Collate]:
@@ -38,7 +38,7 @@ def load_task(folder: Path) -> tuple[GroundingTask, Collate]:
     return task.eval(), collate
 
 
-def score(task: GroundingTask, collate: Collate, views: Views, count: int, questions: int = 4) -> dict[str, float]:
+def score(task: GroundingTask, collate: Collate, views: Views, count: int, questions: int = 6) -> dict[str, float]:
     """Shares of right decisions, for goals in view and others, and errors of pixel goals; each also shuffled."""
     chosen = np.linspace(0, len(views) - 1, min(count, len(views))).astype(int)
     items = [Ask(questions)(views[int(n)], np.random.default_rng(int(n)), False) for n in chosen]
@@ -53,7 +53,7 @@ def score(task: GroundingTask, collate: Collate, views: Views, count: int, quest
             f"{prefix}decision_in_view": float(np.mean(right[True])),
             f"{prefix}decision_not_in_view": float(np.mean(right[False])),
             f"{prefix}column_error": float(np.median(errors)),
-            f"{prefix}column_within_10_percent": float(np.mean(np.asarray(errors) < IMAGE_SIZE[0] / 10)),
+            f"{prefix}column_within_10_percent": float(np.mean(np.asarray(errors) < IMAGE_SIDE / 10)),
         }
     return {name: round(value, 4) for name, value in result.items()}
 
@@ -69,20 +69,14 @@ def _shuffled(item: Item) -> Item:
 def _score_batch(
     task: GroundingTask, batch: dict[str, torch.Tensor], right: dict[bool, list[bool]], errors: list[float]
 ) -> None:
-    features = {camera: task.planner.encode(batch[camera]) for camera in CAMERAS}
-    for group in (TURN, DRIVE):
-        own = {name.removeprefix(f"{group}_"): value for name, value in batch.items() if name.startswith(group)}
-        if not own:
-            continue
-        hidden = task.decoded(group, features, own)[0].hidden
-        rows, place = torch.arange(len(hidden)), own["asked"][:, 0]
-        said = task.planner.network.lm_head(hidden[rows, place]).argmax(-1)
-        in_view = own["goal_cells"].any(1) if group == TURN else torch.ones(len(hidden), dtype=torch.bool)
-        for seen, hit in zip(in_view.tolist(), (said == own["ids"][rows, place + 1]).tolist(), strict=True):
-            right[seen].append(hit)
-        if group == DRIVE:
-            column = task.coordinate_logits(hidden, own["asked"][:, 1]).argmax(-1)
-            errors += ((column - own["pixel"][:, 0]).abs() * PIXEL_STEP).tolist()
+    hidden = task.decoded(task.planner.encode(batch["image"]), batch).hidden
+    row, asked, drives = batch["row"], batch["asked"], batch["drives"]
+    said = task.planner.network.lm_head(hidden[row, asked[:, 0]]).argmax(-1)
+    hits = said == batch["ids"][row, asked[:, 0] + 1]
+    for seen, hit in zip(batch["found"].tolist(), hits.tolist(), strict=True):
+        right[seen].append(hit)
+    column = task.coordinate_logits(hidden, row[drives], asked[drives, 1]).argmax(-1)
+    errors += ((column - batch["pixel"][drives, 0]).abs() * PIXEL_STEP).tolist()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

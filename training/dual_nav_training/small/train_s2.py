@@ -1,7 +1,7 @@
 """Train the small planner on views: `python -m dual_nav_training.small.train_s2 --views FOLDER --output RUN`.
 
-Three stages in one run folder, see objective.py: `read`, `see`, `ground`. Started again it goes on from the last
-checkpoint; with `--visited FOLDER` a fourth follows, `again`, with the views from where the result took the robot.
+Two stages in one run folder, see objective.py: `see`, `ground`. Started again it goes on from the last checkpoint;
+with `--visited FOLDER` a third follows, `again`, with the views from where the result took the robot.
 The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
 """
 
@@ -32,7 +32,7 @@ from dual_nav_training.small.checkpoint import (
 )
 from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_tokenizer
 from dual_nav_training.small.network import SmallPlanner, small_config
-from dual_nav_training.small.objective import GROUND, READ, SEE, GroundingTask
+from dual_nav_training.small.objective import GROUND, SEE, GroundingTask
 from dual_nav_training.trainer import NavTrainer
 from s2_planner_node.prompt import PromptProtocol
 
@@ -140,19 +140,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--views", type=Path, required=True)
     parser.add_argument("--eval-views", type=Path)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--read-steps", type=int, default=1500)
-    parser.add_argument("--see-steps", type=int, default=1500)
-    parser.add_argument("--ground-steps", type=int, default=6000)
+    parser.add_argument("--see-steps", type=int, default=800)
+    parser.add_argument("--ground-steps", type=int, default=5000)
     parser.add_argument("--visited", type=Path, help="views made with --planner RUN/model")
     parser.add_argument("--again-steps", type=int, default=2000)
-    parser.add_argument("--images", type=int, default=14, help="of a step; half as many more while only seeing")
-    parser.add_argument("--questions", type=int, default=4, help="about each image")
+    parser.add_argument("--images", type=int, default=16, help="of a step; twice as many while only seeing")
+    parser.add_argument("--questions", type=int, default=6, help="about each image")
     parser.add_argument("--system1", choices=sorted(SYSTEM1_SIZES), default="nextdit_async")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     stages = [
-        Stage(READ, READ, options.read_steps, options.images, options.questions),
-        Stage(SEE, SEE, options.see_steps, options.images * 3 // 2, 0),
+        Stage(SEE, SEE, options.see_steps, 2 * options.images, 0),
         Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions),
     ]
     if options.visited:

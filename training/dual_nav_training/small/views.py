@@ -1,8 +1,8 @@
 """What the robot sees from many places in a flat, and what a planner should answer there.
 
-A view is a pair of images (level and look-down, in the sizes the small planner sees), what each image cell shows, and
-for every object in view the answer that leads to it. The answers are those of somebody who knows the map but only
-speaks of what can be seen: towards an object in view as the oracle goes; whoever does not see his goal looks around.
+A view is the level image in the size the small planner sees, what each image cell shows, and for every object in view
+the answer that leads to it. The answers are those of somebody who knows the map but only speaks of what can be seen:
+towards an object in view as the oracle goes; whoever does not see his goal looks around.
 
 `python -m dual_nav_training.small.views OUT --flats 500` writes one file for each flat of the training split; with
 `--planner MODEL` from the places where that planner takes the robot.
@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from dual_nav_training.small.drive import visited_poses
-from dual_nav_training.small.language import IMAGE_SIZE
+from dual_nav_training.small.language import IMAGE_SIDE
 from nav_sim.camera import Camera
 from nav_sim.episodes import footprint_distance, is_in_sight
 from nav_sim.grid import Grid
@@ -37,14 +37,16 @@ from s2_planner_node.image_processor import resize_rgb
 from s2_planner_node.planner import Planner, PlannerConfig, load_planner
 
 CELL = 28  # pixels of the side of an image cell: a merged patch
-LEVEL_CELLS, LOOK_DOWN_CELLS = (7, 7), (6, 8)  # rows, columns
-MAX_PIXELS = LEVEL_CELLS[0] * LEVEL_CELLS[1] * CELL**2  # of the checkpoint's image processor: gives these cells
+SIDE = 7  # cells of an image's side
+CELLS = SIDE * SIDE
+MAX_PIXELS = CELLS * CELL**2  # of the checkpoint's image processor: gives these cells
+CAMERA = Camera(384, 288)  # as the robot's, in fewer pixels: rendering takes half of the time
 
 LOOK_AROUND = actions_plan([TURN_LEFT] * MAX_ACTIONS)  # when the goal is not in view
-IN_VIEW = 4e-4  # share of the pixels of either image from which on an object is answered for
+IN_VIEW = 4e-4  # share of the image's pixels from which on an object is answered for
 WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
 PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
-_CELL_SHARE = 0.12  # of a cell's pixels that an object must fill to be what the cell shows
+STOP_DISTANCE = 0.85  # metres to a footprint: any closer, and low things leave the image
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
 
@@ -58,10 +60,11 @@ class _Goals:
 
 
 class SeenGoalPlanner(OraclePlanner):
-    """The oracle's answers on the way to an object, with pixel goals in the look-down image always."""
+    """The oracle's answers on the way to an object, with pixel goals in the level image only."""
 
-    def __init__(self, flat: Flat, goal: int, camera: Camera) -> None:
-        super().__init__(_Goals(flat, (goal,)), {"level": camera, "look_down": camera})
+    def __init__(self, flat: Flat, goal: int) -> None:
+        super().__init__(_Goals(flat, (goal,)), {"level": CAMERA, "look_down": CAMERA})
+        self._enough = max(self._enough, STOP_DISTANCE)
 
     def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
@@ -80,15 +83,15 @@ class SeenGoalPlanner(OraclePlanner):
 def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str, np.ndarray]:
     """`count` views of the flat of a seed, N in what follows; from where `planner` takes the robot, if there is one.
 
-    level (N, 196, 196, 3), look_down (N, 168, 224, 3) uint8; for both as level_*, look_down_*: items (N, rows,
-    columns) int8, the item each cell shows or -1, floor (…) uint8, 255 x share of floor, distance (…) float16 metres.
-    shares (N, MAX_ITEMS) of the pixels of the level and the look-down image, the larger; answers (N, MAX_ITEMS, 4)
-    int16: kind (see PIXEL_GOAL), how many actions, column and row, or -1 for items not in view; waypoints (N,
-    MAX_ITEMS, WAYPOINTS, 2); poses (N, 3).
+    image (N, 196, 196, 3) uint8; of its cells in reading order: cover (N, MAX_ITEMS, CELLS) uint8, 255 x share of
+    the cell that shows the item; floor (N, CELLS) uint8, 255 x share of floor; distance (N, CELLS) float16 metres.
+    shares (N, MAX_ITEMS) of the image's pixels; answers (N, MAX_ITEMS, 4) int16: kind (see PIXEL_GOAL), how many
+    actions, column and row (of IMAGE_SIDE), or -1 for items not in view; waypoints (N, MAX_ITEMS, WAYPOINTS, 2);
+    poses (N, 3).
     """
     flat, random = make_flat(seed), np.random.default_rng(seed)
     views = []
-    with Simulator(flat, Config(camera=Camera(*IMAGE_SIZE))) as simulator:
+    with Simulator(flat, Config(camera=CAMERA)) as simulator:
         planners: dict[int, SeenGoalPlanner | None] = {}
         if planner is None:
             poses = [_draw_pose(flat, random) for _ in range(count)]
@@ -101,7 +104,7 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
             waypoints = np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32)
             for item in np.flatnonzero(view["shares"] > IN_VIEW).tolist():
                 if item not in planners:
-                    planners[item] = _planner_to(flat, item, simulator.cameras["look_down"])
+                    planners[item] = _planner_to(flat, item)
                 if planners[item] is not None:
                     plan, waypoints[item] = planners[item].answer(pose)
                     answers[item] = encoded(plan)
@@ -110,83 +113,75 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
 
 
 def encoded(plan: PlanMade) -> tuple[int, int, int, int]:
-    """Kind, number of actions, column and row of an answer."""
-    if plan.pixel_goal is not None:
-        return PIXEL_GOAL, 1, *plan.pixel_goal
-    return plan.actions[0], len(plan.actions), -1, -1
+    """Kind, number of actions, column and row of an answer; pixels as the planner counts them."""
+    if plan.pixel_goal is None:
+        return plan.actions[0], len(plan.actions), -1, -1
+    column, row = (
+        int((value + 0.5) * IMAGE_SIDE / size) for value, size in zip(plan.pixel_goal, plan.image_size, strict=True)
+    )
+    return PIXEL_GOAL, 1, column, row
 
 
-def _planner_to(flat: Flat, item: int, camera: Camera) -> SeenGoalPlanner | None:
+def _planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
     try:
-        return SeenGoalPlanner(flat, item, camera)
+        return SeenGoalPlanner(flat, item)
     except ValueError:  # an item that can be approached, but not with a clear sight of it
         return None
 
 
 def _draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
-    """Anywhere, or (three of five) within 4.5 m of an object and turned roughly towards it, as on the way to it."""
+    """Anywhere, or (two of three) up to 4.5 m from an object and turned roughly towards it, as on the way to it."""
     cells = np.argwhere(flat.drivable)
-    candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=60)]]
+    candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
     x, y = candidates[0]
     yaw = random.uniform(-math.pi, math.pi)
-    if random.random() < 0.6:
+    if random.random() < 0.67:
         index = int(random.integers(len(flat.items)))
-        item, reach = flat.items[index], random.uniform(0.5, 4.5)
-        near = (p for p in candidates if footprint_distance(item, p) < reach and is_in_sight(flat, index, p))
-        x, y = next(near, (x, y))
-        yaw = math.atan2(item.y / 100 - y, item.x / 100 - x) + random.normal() * math.radians(25)
+        item, wanted = flat.items[index], random.uniform(0.5, 4.5)
+        off = np.asarray([abs(footprint_distance(item, point) - wanted) for point in candidates])
+        likely = (candidates[number] for number in np.argsort(off)[:10] if off[number] < 0.5)
+        x, y = next((point for point in likely if is_in_sight(flat, index, point)), (x, y))
+        yaw = math.atan2(item.y / 100 - y, item.x / 100 - x) + random.normal() * math.radians(22)
     x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
     return Pose(x, y, wrapped(yaw))
 
 
 def _look(simulator: Simulator) -> dict[str, np.ndarray]:
-    """Images and cells of both cameras from where the robot stands."""
-    view: dict[str, np.ndarray] = {}
-    shares = np.zeros(MAX_ITEMS)
-    for name, (rows, columns) in (("level", LEVEL_CELLS), ("look_down", LOOK_DOWN_CELLS)):
-        rgb, depth = simulator.render(name)
-        if name == "level":  # as the planner does before its image processor
-            rgb = resize_rgb(rgb, PlannerConfig.image_width, PlannerConfig.image_height)
-        view[name] = resize_rgb(rgb, columns * CELL, rows * CELL)
-        items = simulator.shown_items(name)[::2, ::2]
-        counts = np.bincount(items[items >= 0], minlength=MAX_ITEMS)
-        shares = np.maximum(shares, counts / items.size)
-        view[f"{name}_items"] = _main_item(items, rows, columns)
-        depth = depth[::4, ::4]
-        floor = _is_floor(depth, simulator.cameras[name])
-        view[f"{name}_floor"] = np.round(_cell_means(floor, rows, columns) * 255).astype(np.uint8)
-        view[f"{name}_distance"] = _cell_means(np.minimum(depth, _MAX_DISTANCE), rows, columns).astype(np.float16)
-    return {**view, "shares": shares.astype(np.float32)}
+    """Image and cells from where the robot stands."""
+    rgb, depth = simulator.render("level")
+    rgb = resize_rgb(rgb, PlannerConfig.image_width, PlannerConfig.image_height)  # as before the image processor
+    cover = _cover(simulator.shown_items("level")[::2, ::2])
+    depth = depth[::4, ::4]
+    return {
+        "image": resize_rgb(rgb, SIDE * CELL, SIDE * CELL),
+        "cover": np.round(cover * 255).astype(np.uint8),
+        "shares": cover.mean(1).astype(np.float32),
+        "floor": np.round(_cell_means(_is_floor(depth)) * 255).astype(np.uint8),
+        "distance": _cell_means(np.minimum(depth, _MAX_DISTANCE)).astype(np.float16),
+    }
 
 
-def _edges(length: int, parts: int) -> np.ndarray:
-    return np.linspace(0, length, parts + 1).astype(int)
-
-
-def _cell_means(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    down, across = _edges(image.shape[0], rows), _edges(image.shape[1], columns)
+def _cell_means(image: np.ndarray) -> np.ndarray:
+    down, across = (np.linspace(0, length, SIDE + 1).astype(int) for length in image.shape)
     sums = np.add.reduceat(np.add.reduceat(image, down[:-1], 0, dtype=float), across[:-1], 1)
-    return sums / np.outer(np.diff(down), np.diff(across))
+    return (sums / np.outer(np.diff(down), np.diff(across))).ravel()
 
 
-def _main_item(items: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """(rows, columns) int8: the item that fills most of each cell, if it fills enough of it; else -1."""
-    row, column = (np.arange(n) * parts // n for n, parts in zip(items.shape, (rows, columns), strict=True))
-    cell = row[:, None] * columns + column
-    counts = np.bincount((cell * (MAX_ITEMS + 1) + items + 1).ravel(), minlength=rows * columns * (MAX_ITEMS + 1))
-    counts = counts.reshape(rows * columns, MAX_ITEMS + 1)
-    of_items = counts[:, 1:]
-    main = np.where(of_items.max(1) >= _CELL_SHARE * counts.sum(1), of_items.argmax(1), -1)
-    return main.reshape(rows, columns).astype(np.int8)
+def _cover(items: np.ndarray) -> np.ndarray:
+    """(MAX_ITEMS, CELLS): share of each cell of an image of items that shows each of them."""
+    row, column = (np.arange(length) * SIDE // length for length in items.shape)
+    cell = row[:, None] * SIDE + column
+    counts = np.bincount(((items + 1) * CELLS + cell).ravel(), minlength=(MAX_ITEMS + 1) * CELLS)
+    counts = counts.reshape(MAX_ITEMS + 1, CELLS)
+    return counts[1:] / counts.sum(0)
 
 
-def _is_floor(depth: np.ndarray, camera: Camera) -> np.ndarray:
-    """Which pixels of a (subsampled) depth image show the floor."""
+def _is_floor(depth: np.ndarray) -> np.ndarray:
+    """Which pixels of a (subsampled) depth image of the level camera show the floor."""
     rows = depth.shape[0]
-    focal = camera.focal * rows / camera.height_px
+    focal = CAMERA.focal * rows / CAMERA.height_px
     down = ((np.arange(rows) - (rows - 1) / 2) / focal)[:, None]
-    height = camera.height - depth * (down * math.cos(camera.tilt) + math.sin(camera.tilt))
-    return np.abs(height) < _FLOOR
+    return np.abs(CAMERA.height - depth * down) < _FLOOR
 
 
 # ---------------------------------------------------------------------------------------------------------- files
@@ -217,7 +212,7 @@ def _write_flat(task: tuple[Path, int, int, Path | None]) -> None:
 @functools.cache
 def _load_planner(folder: Path) -> Planner:
     torch.set_num_threads(1)  # there is a process for each core
-    return load_planner(folder, PlannerConfig(num_history=0))
+    return load_planner(folder, PlannerConfig())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
