@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from .episodes import FAMILIES, SPLITS, SUCCESS_RADIUS
-from .evaluation import InProcess, Oracles, Output, ResumeError, Settings, evaluate, table
+from .evaluation import EvaluationError, InProcess, Oracles, Output, Settings, evaluate, table
 from .gl import RenderingError
 from .scene import LOOKS, SceneError
 from .simulator import Config
 
-ERRORS = (ValueError, ResumeError, RenderingError, SceneError)  # told in a line
+ERRORS = (ValueError, EvaluationError, RenderingError, SceneError, OSError)  # told in a line
 
 
 def argument_parser(description: str | None, out: Path) -> argparse.ArgumentParser:

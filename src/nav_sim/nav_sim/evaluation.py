@@ -37,6 +37,10 @@ PERIODS_PER_FRAME = 2  # a camera frame every 0.1 s
 FORMAT = 2  # of the files written
 
 
+class EvaluationError(RuntimeError):
+    """An evaluation cannot go on; the message says why."""
+
+
 class Frame:
     """A camera frame of the simulator: time in seconds, true pose and odometry; images are drawn when asked for."""
 
@@ -353,6 +357,7 @@ def _in_processes(tasks: list[tuple], processes: int, count: int) -> Iterator[di
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     with context.Pool(processes, _worker_begins, (results,)) as pool:
+        workers = multiprocessing.active_children()
         running = [pool.apply_async(_in_a_process, (task,)) for task in tasks]
         while count:
             try:
@@ -362,13 +367,17 @@ def _in_processes(tasks: list[tuple], processes: int, count: int) -> Iterator[di
                 for task in running:
                     if task.ready():
                         task.get()  # raises what went wrong there
+                if not all(worker.is_alive() for worker in workers):  # the pool would wait for its task for ever
+                    raise EvaluationError(
+                        "a process of the evaluation was killed: is there too little memory?"
+                    ) from None
 
 
 def _stored_settings(settings: Settings) -> dict:
     return json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
 
 
-class ResumeError(RuntimeError):
+class ResumeError(EvaluationError):
     """The folder holds results of other settings."""
 
 

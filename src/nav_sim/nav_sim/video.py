@@ -17,7 +17,7 @@ import numpy as np
 
 from .camera import Camera
 from .episodes import Episode
-from .evaluation import Moment
+from .evaluation import EvaluationError, Moment
 from .grid import Point
 from .oracles import KIND_ACTIONS, SYMBOLS, PlanMade
 from .simulator import Pose
@@ -32,7 +32,7 @@ _PATH, _ROBOT, _MARK = (30, 90, 230), (30, 160, 60), (255, 60, 200)
 _WORDS = {"↑": "forward", "←": "left", "→": "right", "↓": "look down"}  # OpenCV's fonts have no arrows
 
 
-class VideoError(RuntimeError):
+class VideoError(EvaluationError):
     """The video could not be encoded; the message has what the encoder said."""
 
 

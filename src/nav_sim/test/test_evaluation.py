@@ -2,12 +2,25 @@
 
 import json
 import math
+import os
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from nav_sim.episodes import make_episode
-from nav_sim.evaluation import InProcess, Oracles, Output, ResumeError, Settings, evaluate, run_episode, table
+from nav_sim.evaluation import (
+    EvaluationError,
+    InProcess,
+    Oracles,
+    Output,
+    ResumeError,
+    Settings,
+    evaluate,
+    run_episode,
+    table,
+)
 from nav_sim.grid import path_length
 from nav_sim.judge import Judge, mean_interval, summarise, wilson_interval
 from nav_sim.oracles import (
@@ -197,6 +210,17 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_pat
     assert "object" in table(resumed)
     with pytest.raises(ResumeError, match="other settings"):
         evaluate(Settings(seed=8, episodes=3, simulator=Config(look="plain")), cut, oracles, 1, True)
+
+
+def killed(*_):
+    """Stands for episodes whose process the system ends."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_the_evaluation(tmp_path):
+    two_flats = replace(SETTINGS, episodes=60)
+    with pytest.raises(EvaluationError, match="was killed"):
+        evaluate(two_flats, Output(tmp_path, pictures=False), killed, processes=2, quiet=True)
 
 
 def test_confidence_intervals_are_those_of_the_books():
