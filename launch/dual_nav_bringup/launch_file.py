@@ -130,6 +130,40 @@ class _Substitution:
     def resolve(self) -> str:
         return self._until("")
 
+    def words(self) -> list[str]:
+        """The words of a command line, as ros2 launch splits it.
+
+        Only the text between substitutions is split: what a substitution gives stays in one word, also with spaces,
+        and quotes cannot go around it.
+        """
+        words: list[str] = []
+        word: str | None = None  # that may go on
+        while self.at < len(self.text):
+            if self.text.startswith("$(", self.at):
+                self.at += 2
+                word = (word or "") + self._call()
+                continue
+            text = self._literal()
+            try:
+                pieces = shlex.split(text)
+            except ValueError as error:
+                raise self.element.error(f"{error} in '{self.text}' (quotes end at a substitution)") from None
+            if word is not None:
+                if text[0].isspace():
+                    words.append(word)
+                else:
+                    pieces[0] = word + pieces[0]
+            word = None if text[-1].isspace() else pieces.pop()
+            words += pieces
+        return words if word is None else [*words, word]
+
+    def _literal(self) -> str:
+        """Text up to the next substitution or to the end."""
+        end = self.text.find("$(", self.at)
+        text = self.text[self.at :] if end < 0 else self.text[self.at : end]
+        self.at += len(text)
+        return re.sub(r"\\(.)", r"\1", text)
+
     def _until(self, end: str) -> str:
         """Resolved text up to one of the characters in `end`, or to the end of the text."""
         parts = []
@@ -213,6 +247,9 @@ class _Evaluation:
         value = element.attributes.get(attribute)
         return default if value is None else _Substitution(value, element, self.variables).resolve()
 
+    def words(self, element: Element, attribute: str) -> list[str]:
+        return _Substitution(element.attributes.get(attribute, ""), element, self.variables).words()
+
     def boolean(self, element: Element, attribute: str) -> bool:
         value = self.text(element, attribute)
         if value.lower() in ("true", "1"):
@@ -293,7 +330,7 @@ class _Evaluation:
                 child.check(set(), {"from", "to"})
                 ros_arguments += ["-r", f"{self.text(child, 'from')}:={self.text(child, 'to')}"]
         package, executable = self.text(element, "pkg"), self.text(element, "exec")
-        command = [find_executable(package, executable, element), *shlex.split(self.text(element, "args", ""))]
+        command = [find_executable(package, executable, element), *self.words(element, "args")]
         label = name or executable
         self.add(element, f"{namespace}/{label}" if namespace else label, [*command, "--ros-args", *ros_arguments])
 
@@ -318,7 +355,7 @@ class _Evaluation:
         element.check(PROCESS, {"cmd"}, {"env"})
         if not self.wanted(element):
             return
-        command = shlex.split(self.text(element, "cmd"))
+        command = self.words(element, "cmd")
         if not command:
             raise element.error("cmd is empty")
         self.add(element, self.text(element, "name") or Path(command[0]).name, command)

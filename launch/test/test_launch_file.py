@@ -27,14 +27,20 @@ def test_arguments_come_from_the_command_line_before_the_default(tmp_path):
     assert only_process(tmp_path, body, a="y").command == ("echo", "y-y")
 
 
-def test_substitutions_nest_and_quotes_keep_spaces_together(tmp_path, monkeypatch):
+def test_substitutions_nest_and_what_they_give_stays_one_word(tmp_path, monkeypatch):
     monkeypatch.delenv("DUAL_NAV_UNSET", raising=False)
     monkeypatch.setenv("DUAL_NAV_SET", "set")
     body = """<let name="a" value="$(env DUAL_NAV_UNSET 'two words $(env DUAL_NAV_SET)')"/>
-    <executable cmd="echo '$(var a)' $(find-pkg-share dual_nav_bringup)"/>"""
+    <executable cmd="echo  'b c'd -$(var a)/e$(var a) $(find-pkg-share dual_nav_bringup) $5 "/>"""
     command = only_process(tmp_path, body).command
-    assert command[1] == "two words set"
-    assert command[2].endswith("share/dual_nav_bringup")
+    assert command[:3] == ("echo", "b cd", "-two words set/etwo words set")
+    assert command[3].endswith("share/dual_nav_bringup")
+    assert command[4:] == ("$5",)
+
+
+def test_quotes_around_a_substitution_are_refused_as_ros2_launch_does(tmp_path):
+    with pytest.raises(LaunchFileError, match="quotes end at a substitution"):
+        only_process(tmp_path, """<let name="a" value="b"/><executable cmd="echo '$(var a)'"/>""")
 
 
 def test_a_node_becomes_its_executable_with_ros_arguments_in_the_order_written(tmp_path):
