@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint eval replay soak bench checkpoint dataset check-data train check clean distclean
+.PHONY: help setup demo test lint eval replay soak bench checkpoint dataset check-data train train-small check clean distclean
 
 PYTHON ?= python3
 # Tests and replays talk to nobody else: this machine only, and a domain of their own.
@@ -68,6 +68,10 @@ train: setup  ## training: MODE=s2|s1_navdp|dual|joint DATA=<data set> MODEL=<ch
 	  -m dual_nav_training.train $(or $(MODE),$(error give MODE=s2, s1_navdp, dual or joint)) \
 	  --config "$(or $(CONFIG),training/config/$(MODE).yaml)" --data "$(or $(DATA),$(error give DATA=<data set>))" \
 	  --checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint to begin with>))" --output "$(or $(OUT),runs/$(MODE))" $(ARGS)
+
+train-small: setup  ## small planner from nothing: OUT=runs/small CPU=1 (two cores; without: a GPU)
+	@$(WITH_ENV) exec python -m dual_nav_training.small.recipe "$(or $(OUT),runs/small)" \
+	  $(if $(filter-out 0,$(CPU)),--size cpu) $(ARGS)
 
 check: setup  ## what is in a checkpoint folder and what each process will load: MODEL=<folder>
 	@$(WITH_ENV) python -m dual_nav_training.check_checkpoint "$(or $(MODEL),$(error give MODEL=<checkpoint folder>))"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small import train_s2
+from dual_nav_training.small import recipe, train_s2
 from dual_nav_training.small.batches import Ask, View, Views
 from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
@@ -420,3 +421,19 @@ def test_scores_tell_reading_from_guessing(made, views, tmp_path):
     assert result["decision_not_in_view"] == result["shuffled_decision_not_in_view"] == 1.0
     assert result["decision_in_view"] < 0.5
     assert result["decision"] == result["shuffled_decision"]
+
+
+def test_the_recipe_ends_with_the_first_command_that_fails_and_trains_on_no_test_flat(tmp_path, monkeypatch):
+    ran = []
+
+    def run(command, check):
+        ran.append(command[1:])
+        return SimpleNamespace(returncode=3 if "--planner" in command else 0)
+
+    monkeypatch.setattr(recipe.subprocess, "run", run)
+    assert recipe.main([str(tmp_path), "--size", "cpu"]) == 3
+    assert [command[1].rpartition(".")[2] for command in ran] == ["views", "views", "train_s2", "views"]
+    first = {command[2]: int(command[command.index("--first") + 1]) for command in ran if "--first" in command}
+    train = ran[2]
+    assert first[train[train.index("--views") + 1]] < first[str(tmp_path / "visited")] < 10**9
+    assert first[train[train.index("--eval-views") + 1]] >= 10**9

@@ -8,6 +8,7 @@ batches.py    views and questions as tensors
 network.py    the network with the heads that exist in training only
 objective.py  what is trained: the answers, and that image cells know what they show
 train_s2.py   the command
+recipe.py     all commands in order
 score.py      right answers on views of flats not trained on
 checkpoint.py the result as a folder that both nodes load
 """

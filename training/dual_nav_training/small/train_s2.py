@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ground-steps", type=int, default=5000)
     parser.add_argument("--visited", type=Path, help="views made with --planner RUN/model")
     parser.add_argument("--again-steps", type=int, default=2000)
-    parser.add_argument("--images", type=int, default=16, help="of a step; twice as many while only seeing")
+    parser.add_argument("--images", type=int, default=8, help="of a step; twice as many while only seeing")
     parser.add_argument("--questions", type=int, default=6, help="about each image")
     parser.add_argument("--system1", choices=sorted(SYSTEM1_SIZES), default="nextdit_async")
     parser.add_argument("--seed", type=int, default=0)
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions),
     ]
     if options.visited:
-        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions))
+        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4))
     try:
         model = train(
             options.views,
