@@ -192,12 +192,9 @@ class Page:
 
     # ------------------------------------------------------------------------------------------------ showing
 
-    def set_plan(self, plan: FloorPlan | None) -> None:
-        """The surroundings, drawn on the floor; None removes them."""
-        self._grid.visible = plan is None
-        if plan is None:
-            self._server.scene.remove_by_name("/view/map/plan")
-            return
+    def set_plan(self, plan: FloorPlan) -> None:
+        """The surroundings, drawn on the floor instead of the grid."""
+        self._grid.visible = False
         self._server.scene.add_image(
             "/view/map/plan",
             plan.picture,

@@ -16,6 +16,10 @@ def test_a_pose_places_points_of_its_frame_and_its_inverse_brings_them_back():
     placed = pose.place(points)
     assert placed == pytest.approx(np.array([[2.0, 2.0, 0.3], [4.0, 1.0, 0.0]]))
     assert pose.inverse().place(placed) == pytest.approx(points)
+    slanted, cos, sin = Pose(2.0, 1.0, 0.7), math.cos(0.7), math.sin(0.7)
+    axes = slanted.place(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert axes == pytest.approx(np.array([[2.0 + cos, 1.0 + sin], [2.0 - sin, 1.0 + cos]]))
+    assert slanted.inverse().place(slanted.place(points)) == pytest.approx(points)
 
 
 def test_a_pose_after_another_is_placed_in_its_frame():
