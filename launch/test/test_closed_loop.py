@@ -25,8 +25,9 @@ from dual_nav_bringup.domain import free_domain_id
 from dual_nav_util.recording import Recording, choose_topics
 from nav_sim import gl
 from nav_sim.camera import Camera
-from nav_sim.episodes import Episode
+from nav_sim.episodes import Episode, make_episode
 from nav_sim.evaluation import InProcess, Moment, Oracles, Output, Settings, Watch
+from nav_sim.parameters import OracleParameters
 from nav_sim.simulator import Config, Pose
 
 pytestmark = pytest.mark.skipif(
@@ -136,6 +137,9 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     assert same(runs[0], runs[1], 0.0), runs
     assert_the_same_was_seen(*seen)
     modules = Modules(str(model), str(model), s1_options=tuple(sizes.items()))
+    controller = modules.controller(make_episode("test", 0, *KEYS[0]), OracleParameters().cameras())
+    parameters = config["/**/s1_controller"]["ros__parameters"]
+    assert {name: getattr(controller._parameters, name) for name in parameters} == parameters
     (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
 

@@ -43,6 +43,7 @@ from s2_planner_node.answer import AnswerError
 
 EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
 ROBOT_HEIGHT = 0.7  # metres, camera included
+SOLVER_TIME_LIMIT = 0.5  # seconds of the tracker's solver: the way must not depend on the machine's speed
 MILLIMETRE = np.float32(1e-3)
 KINDS = {"actions": KIND_ACTIONS, "pixel_goal": KIND_PIXEL_GOAL, "traj_latents": KIND_TRAJ_LATENTS}
 
@@ -82,6 +83,7 @@ class Parts:
             camera_x=level.forward,
             robot_radius=ROBOT_RADIUS,
             robot_height=ROBOT_HEIGHT,
+            solver_time_limit=SOLVER_TIME_LIMIT,
         )
         parameters = dataclasses.replace(parameters, **dict(self.s1_options))
         return RealController(_load_policy(parameters), parameters, level)
