@@ -43,7 +43,7 @@ from nav_sim.simulator import Config
 
 FOLDER = Path("runs/demo")
 FIRST_PORT, PORTS = 8080, 100
-PAGE_TIMEOUT = 30.0  # s
+PAGE_TIMEOUT = 120.0  # s
 TIME_LIMIT = 120.0  # s an episode or an instruction may take
 PAUSE = 4.0  # s between two episodes, to see where the robot has stopped
 PATIENCE = 20.0  # s the robot waits for another instruction when it has followed one

@@ -33,7 +33,7 @@ from nav_msgs_ext.msg import ControllerState
 CORES = os.cpu_count() or 1
 CONTROL_PERIOD = 0.05  # [s], of the controller's default rate
 SLACK = 0.25  # [s] that other threads on two slow cores may add on the way of a message
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 
 
 def recording(folder: Path) -> Path:

@@ -188,7 +188,7 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
 def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor):
     command = [*REPLAY, "--bag", corridor, "--model", model, "--out", tmp_path / "result", "--loop", "100"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(processes := [process for name in NODES for process in node_processes(name)]) < 2:
             assert time.monotonic() < end
             time.sleep(0.1)
@@ -199,7 +199,7 @@ def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor
 def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_path, corridor):
     absent = tmp_path / "absent"
     command = [*REPLAY, "--bag", corridor, "--model", absent, "--out", tmp_path / "result"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert run.returncode == 1
     last = run.stderr.splitlines()[-1]
     assert last.startswith("replay: ")
@@ -220,7 +220,7 @@ def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_
 def test_what_is_missing_or_misnamed_is_said_at_once_with_status_two(tmp_path, corridor, words, said):
     words = [str(corridor) if word == "BAG" else word for word in words]
     environment = {**os.environ, "NAV_SHARED_DIR": str(tmp_path)}
-    run = subprocess.run([*REPLAY, *words], capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    run = subprocess.run([*REPLAY, *words], capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
