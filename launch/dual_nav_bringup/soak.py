@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import signal
 import statistics
@@ -65,7 +66,7 @@ class Verdict:
     """How a process's usage developed.
 
     memory_mb: medians of the time as long as the warm-up that follows it, and of as much at the end.
-    threads, handles: the highest numbers during the warm-up, and after it.
+    threads, handles: the highest numbers during the warm-up, and the medians of as much time at the end.
     """
 
     memory_mb: tuple[float, float]
@@ -110,22 +111,26 @@ def usage_of(process: psutil.Process, seconds: float) -> Usage:
 def judge(samples: Sequence[Usage], warm_up: float) -> Verdict:
     """Compare what a node uses after the warm-up, its first so many seconds, with what it uses at the end.
 
-    Medians of memory, because a sample in the middle of an inference has all that the inference needs for a moment.
+    Medians, because a sample in the middle of an inference has all that the inference needs for a moment, and one may
+    meet a file that is open for an instant.
 
     Raises:
         ValueError: there are no samples on one of the two sides.
     """
-    parts = [[u for u in samples if u.seconds < warm_up], [u for u in samples if u.seconds >= warm_up]]
-    if not all(parts):
+    warming = [u for u in samples if u.seconds < warm_up]
+    after = samples[len(warming) :]
+    if not (warming and after):
         raise ValueError(f"{len(samples)} samples are too few to compare after {warm_up:g} s of warm-up")
-    after = parts[1]
-    first = statistics.median(u.memory_mb for u in after if u.seconds <= after[0].seconds + warm_up)
-    last = statistics.median(u.memory_mb for u in after if u.seconds >= after[-1].seconds - warm_up)
+    early = [u for u in after if u.seconds <= after[0].seconds + warm_up]
+    late = [u for u in after if u.seconds >= after[-1].seconds - warm_up]
 
-    def highest(name: str) -> tuple:
-        return tuple(max(getattr(usage, name) for usage in part) for part in parts)
+    def median(part: Sequence[Usage], name: str) -> float:
+        return statistics.median(getattr(usage, name) for usage in part)
 
-    return Verdict((first, last), highest("threads"), highest("handles"))
+    def count(name: str) -> tuple[int, int]:
+        return max(getattr(usage, name) for usage in warming), math.ceil(median(late, name))
+
+    return Verdict((median(early, "memory_mb"), median(late, "memory_mb")), count("threads"), count("handles"))
 
 
 # ------------------------------------------------------------------------------------------------------------ report

@@ -36,6 +36,7 @@ def samples(memory=lambda t: 500.0, threads=lambda t: 24, handles=lambda t: 23) 
         (samples(threads=lambda t: 26 if t < 60 else 24), []),
         (samples(memory=lambda t: 450.0 + 50.0 * (t % 250) / 250), []),  # the history of an episode
         (samples(handles=lambda t: 23 + t // 600), ["node: 28 open handles, 23 during the warm-up"]),
+        (samples(handles=lambda t: 24 if t in (840, 3590) else 23), []),
     ],
     ids=[
         "constant",
@@ -46,6 +47,7 @@ def samples(memory=lambda t: 500.0, threads=lambda t: 24, handles=lambda t: 23) 
         "threads of the start",
         "episodes",
         "handle leak",
+        "a file open for an instant",
     ],
 )
 def test_what_grows_after_the_warm_up_is_found(used, said):
