@@ -41,6 +41,7 @@ from nav_sim.episodes import Episode, make_episode
 from nav_sim.evaluation import (
     CONTROLLERS,
     PLANNERS,
+    EvaluationError,
     Keys,
     Moment,
     Output,
@@ -174,6 +175,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
 
         Raises:
             LoopError: the processes have ended or do not answer. Interrupted: keep_going said so.
+            EvaluationError: what `watch` raised.
         """
         planner, controller = self.parts.nodes
         self._call(f"{planner}/reset", Trigger.Request())
@@ -190,6 +192,8 @@ class ClosedLoop(contextlib.AbstractContextManager):
         finally:
             with self._lock:
                 self._course = None
+        if course.failure is not None:
+            raise course.failure
         outcome = "stopped" if course.arrived else "timeout"
         result = course.judge.result(simulator, outcome, course.plans, course.collisions, course.decided)
         return Run(result, course.judge.driven, course.goals)
@@ -301,6 +305,7 @@ class _Course:
         self.plans, self.collisions, self.decided = 0, 0, 0.0
         self.goals: list[Point] = []
         self.arrived = self.over = False
+        self.failure: EvaluationError | None = None
         self.heard = time.monotonic()
         self._limit, self._cameras, self._watch = time_limit, cameras, watch
         self._plan: PlanMade | None = None
@@ -370,7 +375,10 @@ class _Course:
                 continue
             rgb = images.rgb_from_image(message, "rgb")
             since = (stamp_ns - self._begin_ns) / SECOND
-            self._watch(Moment(since, pose, rgb, self._plan, self._goal, self.judge.driven))
+            try:
+                self._watch(Moment(since, pose, rgb, self._plan, self._goal, self.judge.driven))
+            except EvaluationError as error:  # no video: for the thread that waits for the end
+                self.failure, self.over = error, True
 
 
 def plan_made(message: S2Plan) -> PlanMade:

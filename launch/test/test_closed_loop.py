@@ -26,9 +26,10 @@ from dual_nav_util.recording import Recording, choose_topics
 from nav_sim import gl
 from nav_sim.camera import Camera
 from nav_sim.episodes import Episode, make_episode
-from nav_sim.evaluation import InProcess, Moment, Oracles, Output, Settings, Watch
+from nav_sim.evaluation import InProcess, Moment, Oracles, Output, Settings, Simulators, Watch
 from nav_sim.parameters import OracleParameters
 from nav_sim.simulator import Config, Pose
+from nav_sim.video import VideoError
 
 pytestmark = pytest.mark.skipif(
     not gl.choose(), reason="neither EGL nor OSMesa can be used here: nothing is rendered"
@@ -142,6 +143,18 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     assert {name: getattr(controller._parameters, name) for name in parameters} == parameters
     (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
+
+
+def test_a_video_that_cannot_be_written_ends_the_evaluation(tmp_path):
+    def watch(moment: Moment) -> None:
+        raise VideoError("no room on the disk")
+
+    with (
+        ClosedLoop(Parts(look="plain"), tmp_path, images=True) as loop,
+        Simulators(SETTINGS) as simulators,
+        pytest.raises(VideoError, match="no room"),
+    ):
+        loop.run(make_episode("test", 0, *KEYS[0]), 1.0, 60.0, simulators, watch)
 
 
 def test_a_killed_simulator_ends_the_evaluation_and_leaves_nothing_behind(tmp_path):

@@ -220,7 +220,9 @@ def test_a_node_that_cannot_be_configured_ends_the_replay_with_what_it_says(tmp_
 def test_what_is_missing_or_misnamed_is_said_at_once_with_status_two(tmp_path, corridor, words, said):
     words = [str(corridor) if word == "BAG" else word for word in words]
     environment = {**os.environ, "NAV_SHARED_DIR": str(tmp_path)}
-    run = subprocess.run([*REPLAY, *words], capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
+    run = subprocess.run(
+        [*REPLAY, *words], capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path
+    )
     assert run.returncode == 2
     assert said in run.stderr
     assert "Traceback" not in run.stderr
