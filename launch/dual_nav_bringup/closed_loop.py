@@ -39,7 +39,9 @@ from nav_msgs_ext.msg import ControllerState, S2Plan
 from nav_sim.camera import Camera
 from nav_sim.episodes import Episode, make_episode
 from nav_sim.evaluation import (
+    CONTROL_PERIOD,
     CONTROLLERS,
+    PERIODS_PER_FRAME,
     PLANNERS,
     EvaluationError,
     Keys,
@@ -62,7 +64,7 @@ CALL_TIMEOUT = 30.0  # s a service may take to answer
 SILENCE_TIMEOUT = 60.0  # s without any pose after which an episode is given up
 POLL = 0.02  # s
 LOOK_PERIOD = 1.0  # s between two looks at the processes
-FRAME_PERIOD_NS = 100_000_000  # the judge looks this often, as in nav_sim.evaluation
+FRAME_PERIOD_NS = round(CONTROL_PERIOD * PERIODS_PER_FRAME * SECOND)  # the judge looks this often
 QUEUE = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from .camera import Camera
 from .draw import Draw
 from .episodes import Episode
+from .evaluation import CONTROL_PERIOD, PERIODS_PER_FRAME
 from .grid import CELL_M, Grid, Point, clear_line, grid_of
 from .oracles import (
     COMFORT,
@@ -40,8 +41,8 @@ REACH = 3.0  # metres looked ahead in each direction
 _SAMPLE = CELL_M / 2  # metres
 _ONWARD = 6  # moves of the map's way that tell its direction: about half a metre
 _HEADINGS = 12  # turns to each side
-FRAME_PERIOD = 0.1  # seconds between the frames of `drive_smoothly`
-_CONTROL_PERIOD, _PERIODS_PER_FRAME, _PLAN_PERIOD = 0.05, 2, 1.0
+FRAME_PERIOD = CONTROL_PERIOD * PERIODS_PER_FRAME  # seconds between the frames of `drive_smoothly`
+_PLAN_PERIOD = 1.0  # seconds
 _SLIP_YAW, _SLIP_SIDE = 50, 15  # degrees and centimetres of a slip, to either side
 
 
@@ -199,7 +200,7 @@ def drive_smoothly(episode: Episode, simulator: Simulator, time_limit: float = 1
     planned_at = 0.0
     for period in itertools.count():
         pose = simulator.pose
-        if period % _PERIODS_PER_FRAME == 0:
+        if period % PERIODS_PER_FRAME == 0:
             yield pose
         if simulator.time > time_limit:
             raise ExpertError(f"{episode.name}: no STOP after {time_limit:.0f} s")
@@ -210,4 +211,4 @@ def drive_smoothly(episode: Episode, simulator: Simulator, time_limit: float = 1
         if controller.stopped:
             return
         simulator.command(*command)
-        simulator.step(_CONTROL_PERIOD)
+        simulator.step(CONTROL_PERIOD)
