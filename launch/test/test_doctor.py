@@ -33,7 +33,7 @@ OF_LOAD |= {"odometry_gap", "odometry_slow", "planner_slow", "stood", "unsynchro
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory) -> Iterator[Robot]:
-    """A robot with both nodes active, without an instruction; planner and controller each in a launch of their own."""
+    """A robot with both nodes active and no instruction; planner and controller each in a launch of their own."""
     before = dict(os.environ)
     os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
