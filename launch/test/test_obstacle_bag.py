@@ -33,7 +33,7 @@ from nav_msgs_ext.msg import ControllerState
 SCENE = ObstacleAppears()
 SETTLED = 1.5  # [s] of the recording until the first plan is being driven
 LONGEST_STOP, LONGEST_RESUME = 0.6, 0.6  # [s]
-HELD, FALSE_STOPS = 0.9, 0.05  # shares of the commands
+HELD, FALSE_STOPS = 0.95, 0.01  # shares of the commands
 LARGEST_BAG = 3_000_000  # bytes
 
 
