@@ -39,8 +39,9 @@ def small_config(
 ) -> dict[str, Any]:
     """config.json of a small planner with latent queries; its system1 is added with S1's sizes.
 
-    Rotary frequencies are between 1/2 and 1, not down to a millionth: images are a few cells wide, and the release's
-    slow frequencies would tell them hardly apart.
+    Rotary frequencies fall to a thousandth only, and most are the columns'. The first of them tell the cells of a
+    row apart, which those of the release hardly do; the last are so slow that a word finds the cells that look like
+    it however far off in the sequence they are.
     """
     config = s2_config(
         hidden_size=hidden,
@@ -50,7 +51,7 @@ def small_config(
         num_key_value_heads=key_value_heads,
         vocab_size=VOCABULARY,
         max_position_embeddings=16384,
-        mrope_section=[4, 14, 14],
+        mrope_section=[2, 4, 26],
         vision={
             "depth": vision_layers,
             "hidden_size": vision_hidden,
@@ -59,7 +60,7 @@ def small_config(
             "fullatt_block_indexes": list(range(vision_layers)),
         },
     )
-    return config | {"rope_theta": 2.0, "n_query": 4}
+    return config | {"rope_theta": 1000.0, "n_query": 4}
 
 
 @dataclass(frozen=True)

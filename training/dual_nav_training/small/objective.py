@@ -33,7 +33,7 @@ WEIGHTS = {
     "features": 0.5,
     "place": 0.2,
     "advice": 0.5,
-    "named": 0.2,
+    "named": 0.5,
     "attention": 0.5,
     "decision": 1.0,
     "pixel": 0.5,
