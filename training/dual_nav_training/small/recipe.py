@@ -30,7 +30,7 @@ class Size:
     again_steps: int
 
 
-SIZES = {"cpu": Size(500, 700, 5000, 100, 1200), "gpu": Size(4000, 3000, 40000, 500, 10000)}
+SIZES = {"cpu": Size(500, 1000, 10000, 100, 2000), "gpu": Size(4000, 3000, 40000, 500, 10000)}
 
 
 def commands(run: Path, size: Size, processes: int) -> Iterator[list[str]]:
