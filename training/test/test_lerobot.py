@@ -20,7 +20,7 @@ from dual_nav_training.lerobot import (
     fingerprint,
     read_obstacles,
 )
-from dual_nav_training.lerobot_writer import PARTIAL, CeSceneWriter
+from dual_nav_training.lerobot_writer import CeSceneWriter
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_an_empty_folder_says_what_it_should_hold(tmp_path):
 def test_an_interrupted_scene_leaves_nothing(tmp_path):
     def interrupted():
         with CeSceneWriter(tmp_path / "scene", CameraSetting(), np.eye(3), 0.0, 1.0):
-            assert (tmp_path / f"scene{PARTIAL}").is_dir()
+            assert (tmp_path / "scene.partial").is_dir()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
