@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from navdp_vectors import require_vectors
 
+import dual_nav_resize
+from s1_controller_node import preprocess
 from s1_controller_node.preprocess import (
     clip_depth,
     letterbox_depth,
@@ -25,6 +27,22 @@ def case():
 def test_rgb_equals_the_reference_to_the_last_bit(case):
     images = [resize_rgb(case.inputs[name]) for name in ("goal_rgb_u8", "current_rgb_u8")]
     case.check("images_u8", np.stack(images)[None])
+
+
+def test_images_are_resized_by_the_compiled_loops():
+    assert preprocess.resizing is dual_nav_resize
+
+
+def test_where_the_compiled_loops_are_not_built_images_are_the_same(monkeypatch):
+    random = np.random.default_rng(0)
+    rgb, depth = (
+        random.integers(0, 256, (48, 64, 3), dtype=np.uint8),
+        random.uniform(0, 5, (48, 64)).astype(np.float32),
+    )
+    compiled = resize_rgb(rgb), resize_depth(depth)
+    monkeypatch.setattr(preprocess, "resizing", None)
+    np.testing.assert_array_equal(resize_rgb(rgb), compiled[0])
+    np.testing.assert_array_equal(resize_depth(depth), compiled[1])
 
 
 def test_depth_equals_the_real_world_and_the_simulation_agent(case):

@@ -12,7 +12,7 @@ from s1_controller_node.geometry import STANDSTILL, Twist2D
 from s1_controller_node.limits import CommandLimiter, DriveLimits
 from s1_controller_node.plan_intake import Action
 from s1_controller_node.reference import ReferencePath, speed_profile
-from s1_controller_node.tracking import PurePursuitTracker, TrackerConfig, make_tracker
+from s1_controller_node.tracking import PurePursuitTracker, TrackerConfig, TrackingReport, make_tracker
 
 DT = 0.05
 LIMITS = DriveLimits()
@@ -125,6 +125,41 @@ def test_a_solver_that_fails_is_replaced_by_pure_pursuit_in_the_same_period_and_
     command = tracker.command(pose, Twist2D(0.3, 0.0), path, DT)
     assert "time limit" in tracker.report.fallback
     assert command == pursuit.command(pose, Twist2D(0.3, 0.0), path, DT)
+
+
+def test_the_cost_of_inputs_is_that_of_the_errors_they_lead_to_in_the_linear_model():
+    """Steps of the model one after the other, as mpc.py has them in its head, against its sums."""
+    from s1_controller_node.mpc import MpcTracker
+
+    config = TrackerConfig()
+    tracker = MpcTracker(config, LIMITS)
+    tracker.report = TrackingReport(cross_track=0.2, heading_error=-0.3)
+    random = np.random.default_rng(0)
+    reference = random.uniform((0.05, -1.0), (0.5, 1.0), (config.horizon, 2))
+    velocity, step = Twist2D(0.3, 0.1), config.step
+
+    def cost(inputs):
+        e_s, e_n, e_theta, before, total = 0.0, 0.2, -0.3, np.array(velocity), 0.0
+        for (v, omega), (v_r, omega_r) in zip(inputs, reference, strict=True):
+            dv, dw = v - v_r, omega - omega_r
+            e_s, e_n, e_theta = (
+                e_s + step * (omega_r * e_n + dv),
+                e_n + step * (-omega_r * e_s + v_r * (e_theta + 0.5 * step * dw)),
+                e_theta + step * dw,
+            )
+            total += config.weight_along * e_s**2 + config.weight_across * e_n**2 + config.weight_heading * e_theta**2
+            total += config.weight_speed * dv**2 + config.weight_turn * dw**2
+            total += config.weight_speed_change * (v - before[0]) ** 2
+            total += config.weight_turn_change * (omega - before[1]) ** 2
+            before = (v, omega)
+        return 0.5 * total
+
+    hessian, gradient = tracker._cost(reference, velocity)
+    nothing = cost(np.zeros_like(reference))
+    for _ in range(5):
+        inputs = random.uniform(-1.0, 1.0, reference.shape)
+        flat = inputs.ravel()
+        assert 0.5 * flat @ hessian @ flat + gradient @ flat == pytest.approx(cost(inputs) - nothing, rel=1e-9)
 
 
 def test_the_solver_answers_far_below_its_time_limit():
