@@ -167,6 +167,20 @@ def _object_tasks(flat: Flat, draw: Draw) -> list[_Task]:
     return tasks
 
 
+def told_apart(flat: Flat, index: int, alike: Sequence[int], landmark: int) -> bool:
+    """Whether "next to the landmark" tells an item from all others that are called like it. Indices of items; `alike`
+    has the item itself, too."""
+    item, mark = flat.items[index], flat.items[landmark]
+    others = [flat.items[i] for i in alike if i != index]
+    return (
+        landmark not in alike
+        and mark.kind in LANDMARKS
+        and mark.room == item.room
+        and gap_squared(item, mark) <= NEXT_TO_CM**2
+        and all(gap_squared(other, mark) >= NOT_NEXT_TO_CM**2 for other in others)
+    )
+
+
 def _relation_tasks(flat: Flat, draw: Draw) -> list[_Task]:
     """Objects that only their place tells apart: next to a landmark, or in a room of which there is one."""
     names = _unique_names(flat.items)
@@ -176,13 +190,8 @@ def _relation_tasks(flat: Flat, draw: Draw) -> list[_Task]:
             alike = [i for i, other in enumerate(flat.items) if description in (other.kind, other.name)]
             if len(alike) < 2:
                 continue
-            for mark, landmark in enumerate(flat.items):
-                if mark in alike or landmark.kind not in LANDMARKS or not names[mark]:
-                    continue
-                near = gap_squared(item, landmark) <= NEXT_TO_CM**2 and item.room == landmark.room
-                others = [i for i in alike if i != index]
-                clear = all(gap_squared(flat.items[i], landmark) >= NOT_NEXT_TO_CM**2 for i in others)
-                if near and clear:
+            for mark in range(len(flat.items)):
+                if names[mark] and told_apart(flat, index, alike, landmark=mark):
                     words = {"object": description, "landmark": draw.choice(names[mark])}
                     tasks.append(_Task("next_to", words, (index,)))
             room = flat.rooms[item.room]
