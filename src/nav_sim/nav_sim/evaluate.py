@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .episodes import FAMILIES, SPLITS, SUCCESS_RADIUS
-from .evaluation import EvaluationError, InProcess, Oracles, Output, Settings, evaluate, table
+from .evaluation import EvaluationError, InProcess, Oracles, Output, Parts, Settings, evaluate, table
 from .gl import RenderingError
 from .scene import LOOKS, SceneError
 from .simulator import Config
@@ -65,12 +66,14 @@ def report(summary: dict, out: Path) -> None:
     print(json.dumps({"episodes": summary["all"]["episodes"], **means, "out": str(out)}))
 
 
-def main() -> int:
-    arguments = argument_parser(__doc__, Path("runs/evaluation")).parse_args()
+def command(
+    parts: Callable[[Settings], Parts], description: str | None, out: Path, words: Sequence[str] | None = None
+) -> int:
+    """Evaluate what `parts` makes of the settings; the exit status of the command."""
+    arguments = argument_parser(description, out).parse_args(words)
     try:
         settings = settings_of(arguments)
-        run_group = InProcess(Oracles(settings.s2, settings.s1))
-        summary = evaluate(settings, output_of(arguments), run_group, arguments.processes)
+        summary = evaluate(settings, output_of(arguments), InProcess(parts(settings)), arguments.processes)
     except ERRORS as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
@@ -79,6 +82,10 @@ def main() -> int:
         return 130
     report(summary, arguments.out)
     return 0
+
+
+def main() -> int:
+    return command(lambda settings: Oracles(settings.s2, settings.s1), __doc__, Path("runs/evaluation"))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class S2Model:
         self.reset_timings()
         self._visual = body.visual if hasattr(body, "visual") else network.visual
         self._text = body.language_model if hasattr(body, "language_model") else body
-        self._end_tokens = frozenset(end_token_ids)
+        self.end_token_ids = tuple(end_token_ids)  # any of them ends an answer; the first is the end of a turn
         self._penalty = repetition_penalty
         self._reuse = reuse_cache
         text_config = getattr(network.config, "text_config", None) or network.config
@@ -156,7 +156,7 @@ class S2Model:
             token = self._choose(logits, sequence.ids)
         generated = [token]
         with self._timed("decode"):
-            while token not in self._end_tokens and len(generated) < max_new_tokens:
+            while token not in self.end_token_ids and len(generated) < max_new_tokens:
                 position = sequence.next_position + len(generated) - 1
                 positions = torch.full((3, 1), position, device=self.device)
                 embeddings = self._text.embed_tokens(torch.tensor([[token]], device=self.device))

@@ -126,11 +126,14 @@ class Planner:
         self._require_episode()
         self._release(self._history.add(self._model_image(rgb)))
 
-    def step(self, rgb: np.ndarray, look_down: Callable[[], np.ndarray] | None = None) -> Plan:
+    def step(
+        self, rgb: np.ndarray, look_down: Callable[[], np.ndarray] | None = None, answer: str | None = None
+    ) -> Plan:
         """Plan on the current frame, uint8 RGB (height, width, 3), and add it to the history.
 
         ``look_down`` is called for the down-looking camera's image (same format) only if the model answers ↓;
-        without it the current frame is shown again, at its own resolution.
+        without it the current frame is shown again, at its own resolution. With ``answer`` the model is not asked
+        but taken to have said that of the current frame: what S1 makes of right answers can be told so.
 
         Raises ``AnswerError`` if the model's answer is no plan, ``ValueError`` for a bad image.
         """
@@ -145,7 +148,7 @@ class Planner:
         images.append(current)
 
         features: dict[int, torch.Tensor] = {}
-        text, sequence = self._ask(conversation, images, features)
+        text, sequence = self._ask(conversation, images, features, answer)
         looked_down = self._is_look_down(text)
         if looked_down:
             down = check_rgb(look_down() if look_down else rgb, "look_down image")
@@ -154,16 +157,22 @@ class Planner:
             text, sequence = self._ask(conversation, images, features)
         shown = images[-1].rgb
         size = (shown.shape[1], shown.shape[0])
-        answer = parse_answer(text, self._protocol.template.actions, size)
-        if looked_down and answer.asks_to_look_down:
+        told = parse_answer(text, self._protocol.template.actions, size)
+        if looked_down and told.asks_to_look_down:
             raise AnswerError("answer to the look-down image is again ↓", text)
         latents = None
-        if answer.pixel_goal is not None and self.has_latents:
+        if told.pixel_goal is not None and self.has_latents:
             latents = self._latents(sequence, features)
         timings = self._timings(time.perf_counter() - started)
-        return Plan(
-            _kind(answer, latents), answer.actions, answer.pixel_goal, size, looked_down, latents, text, timings
+        return Plan(_kind(told, latents), told.actions, told.pixel_goal, size, looked_down, latents, text, timings)
+
+    def pixel_answer(self, pixel_goal: tuple[float, float], image_size: tuple[int, int]) -> str:
+        """What the model says for a pixel (column, row) of a frame of (width, height), which it sees resized."""
+        seen = (self._config.image_width, self._config.image_height)
+        column, row = (
+            (value + 0.5) * to / size for value, to, size in zip(pixel_goal, seen, image_size, strict=True)
         )
+        return self._protocol.template.pixel_answer(column, row, seen)
 
     def _require_episode(self) -> str:
         if self._instruction is None:
@@ -190,13 +199,21 @@ class Planner:
             return False  # reported by the caller, with the image's size known
 
     def _ask(
-        self, conversation: list[Message], images: list[_Image], features: dict[int, torch.Tensor]
+        self,
+        conversation: list[Message],
+        images: list[_Image],
+        features: dict[int, torch.Tensor],
+        answer: str | None = None,
     ) -> tuple[str, TokenSequence]:
-        """The model's answer, and the sequence of prompt and answer. ``features`` is filled for all images."""
+        """The model's answer, or the given one, and the sequence of prompt and answer. ``features`` is filled for all
+        images."""
         self._encode([image for image in images if image.image_id not in features], features)
         refs = [ImageRef(image.image_id, self._processor.grid(*image.rgb.shape[:2])) for image in images]
         sequence = self._model.sequence(self._protocol.tokenize(conversation), refs)
-        answer_ids = self._model.generate(sequence, features, self._config.max_new_tokens)
+        if answer is not None:
+            answer_ids = [*self._protocol.encode_answer(answer), *self._model.end_token_ids[:1]]
+        else:
+            answer_ids = self._model.generate(sequence, features, self._config.max_new_tokens)
         return self._protocol.decode(answer_ids), sequence.extended(answer_ids)
 
     def _encode(self, images: list[_Image], features: dict[int, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class PromptTemplate:
 
     ``task`` holds ``{instruction}``, ``history`` holds ``{images}``, ``current`` and ``look_down`` hold
     ``{image}``. An empty ``history`` says that the model was trained without earlier frames: it gets none, whatever
-    ``num_history`` is. ``actions`` maps every symbol the model may answer with to its action number.
+    ``num_history`` is. ``actions`` maps every symbol the model may answer with to its action number. ``pixel_goal``
+    is how it says a place in an image, in whole ``pixel_step``s of pixels.
     """
 
     task: str
@@ -40,11 +41,13 @@ class PromptTemplate:
     history_separator: str
     image_marker: str
     actions: dict[str, int]
+    pixel_goal: str = "{column} {row}"
+    pixel_step: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            expected = dict if field.name == "actions" else str
+            expected = {"actions": dict, "pixel_step": int}.get(field.name, str)
             if not isinstance(value, expected):
                 raise PromptError(f"prompt template: {field.name} is {value!r}, expected a {expected.__name__}")
         for name, hole in (
@@ -52,6 +55,8 @@ class PromptTemplate:
             ("history", "{images}"),
             ("current", "{image}"),
             ("look_down", "{image}"),
+            ("pixel_goal", "{column}"),
+            ("pixel_goal", "{row}"),
         ):
             if getattr(self, name).count(hole) != 1 and (name, getattr(self, name)) != ("history", ""):
                 raise PromptError(f"prompt template: {name} must hold {hole} once, got {getattr(self, name)!r}")
@@ -59,6 +64,17 @@ class PromptTemplate:
             raise PromptError("prompt template: image_marker is empty")
         if not self.actions or not all(s and isinstance(n, int) for s, n in self.actions.items()):
             raise PromptError(f"prompt template: actions must map symbols to numbers, got {self.actions!r}")
+        if self.pixel_step < 1:
+            raise PromptError(f"prompt template: pixel_step must be at least 1, got {self.pixel_step}")
+
+    def pixel_answer(self, column: float, row: float, image_size: tuple[int, int]) -> str:
+        """The answer that means a place in an image of (width, height)."""
+        step = self.pixel_step
+        said = (
+            min(int(value) if step == 1 else round(value / step) * step, (size - 1) // step * step)
+            for value, size in zip((column, row), image_size, strict=True)
+        )
+        return self.pixel_goal.format(**dict(zip(("column", "row"), said, strict=True)))
 
 
 def load_template(folder: Path | None = None) -> PromptTemplate:
@@ -71,9 +87,13 @@ def load_template(folder: Path | None = None) -> PromptTemplate:
     except json.JSONDecodeError as error:
         raise PromptError(f"prompt template {path} is not valid JSON: {error}") from error
     names = {field.name for field in fields(PromptTemplate)}
-    if not isinstance(values, dict) or set(values) != names:
+    required = {field.name for field in fields(PromptTemplate) if field.default is MISSING}
+    if not isinstance(values, dict) or not required <= set(values) <= names:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
-        raise PromptError(f"prompt template {path} must have exactly the fields {sorted(names)}, got {got}")
+        raise PromptError(
+            f"prompt template {path} must have the fields {sorted(required)}, and may have "
+            f"{sorted(names - required)}; got {got}"
+        )
     return PromptTemplate(**values)
 
 

@@ -1,5 +1,6 @@
 """Conversations are the checkpoint's own strings, to the character."""
 
+import dataclasses
 import json
 
 import pytest
@@ -90,13 +91,32 @@ def test_a_template_without_history_is_one(tmp_path):
     assert [part["type"] for part in turn["content"]].count("image") == 1
 
 
+def test_a_template_without_a_field_is_refused(tmp_path):
+    values = json.loads(DEFAULT_TEMPLATE.read_text(encoding="utf-8"))
+    del values["look_down"]
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(PromptError, match="look_down"):
+        load_template(tmp_path)
+
+
+def test_a_place_is_said_as_the_template_says_it():
+    assert TEMPLATE.pixel_answer(312.9, 144.2, (640, 480)) == "312 144"
+    assert TEMPLATE.pixel_answer(640.0, 480.0, (640, 480)) == "639 479"
+    coarse = dataclasses.replace(TEMPLATE, pixel_goal="@{column} {row}", pixel_step=8)
+    assert coarse.pixel_answer(312.9, 143.0, (640, 480)) == "@312 144"
+    assert coarse.pixel_answer(383.0, 0.0, (384, 384)) == "@376 0"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"task": "no hole"}, "task must hold {instruction} once"),
         ({"actions": {}}, "actions must map"),
         ({"history": 3}, "history is 3"),
-        ({"extra": "x"}, "exactly the fields"),
+        ({"extra": "x"}, "may have"),
+        ({"pixel_goal": "{column}"}, "pixel_goal must hold {row} once"),
+        ({"pixel_step": 0}, "pixel_step must be at least 1"),
+        ({"pixel_step": "8"}, "pixel_step is '8'"),
     ],
 )
 def test_a_template_with_a_mistake_is_refused(tmp_path, change, message):
