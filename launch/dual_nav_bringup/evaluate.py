@@ -47,9 +47,9 @@ def over_dds(settings: Settings, output: Output, stop: Stop, launch: Sequence[st
 
 def in_process(settings: Settings, output: Output, processes: int) -> dict:
     """Evaluate without ROS."""
-    from dual_nav_training.in_process import Parts as Modules  # imports torch
+    from dual_nav_training.in_process import parts_of  # imports torch
 
-    return evaluate(settings, output, InProcess(Modules(settings.s2, settings.s1, settings.seed)), processes)
+    return evaluate(settings, output, InProcess(parts_of(settings)), processes)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -1,9 +1,8 @@
 """The real planner and controller for the simulator's fast path: episodes in one process, without ROS.
 
 The same modules as in the nodes, called in the order of lock-step (nav_sim/lockstep.py): odometry and command, then
-the camera frame with depth scan and path, then the plan. `nav_sim.evaluation` runs them:
-
-    evaluate(settings, output, InProcess(Parts(settings.s2, settings.s1, settings.seed)))
+the camera frame with depth scan and path, then the plan. `python -m dual_nav_training.in_process --episodes 60 --s2
+FOLDER --s1 FOLDER` evaluates them.
 """
 
 from __future__ import annotations
@@ -11,21 +10,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from dual_nav_util.checkpoint import CheckpointFolder
 from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import from_seconds
 from nav_sim.camera import Camera
 from nav_sim.episodes import Episode
-from nav_sim.evaluation import CONTROLLERS, PLANNERS, Controller, Frame, Oracles, Planner
-from nav_sim.oracles import KIND_ACTIONS, KIND_PIXEL_GOAL, KIND_TRAJ_LATENTS, PlanMade
+from nav_sim.evaluate import command
+from nav_sim.evaluation import CONTROLLERS, PLANNERS, Controller, Frame, Oracles, Planner, Settings
+from nav_sim.oracles import (
+    KIND_ACTIONS,
+    KIND_PIXEL_GOAL,
+    KIND_TRAJ_LATENTS,
+    OraclePlanner,
+    PlanMade,
+    RandomPlanner,
+)
 from nav_sim.scene import ROBOT_RADIUS
 from nav_sim.simulator import Simulator
 from s1_controller_node import parameters as s1_parameters
+from s1_controller_node.checkpoint import described
 from s1_controller_node.controller import Controller as S1Controller
 from s1_controller_node.controller import GoalKinds
 from s1_controller_node.frames import FrameRing
@@ -40,6 +52,7 @@ from s1_controller_node.policy import TrajectoryPolicy, load_policy
 from s1_controller_node.preparation import FramePreparation
 from s2_planner_node import planner as s2
 from s2_planner_node.answer import AnswerError
+from s2_planner_node.checkpoint import has_system1
 
 EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
 ROBOT_HEIGHT = 0.7  # metres, camera included
@@ -64,12 +77,18 @@ class Parts:
     torch_threads: int = 1
 
     def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner:
-        if self.s2 in PLANNERS:
-            return Oracles(s2=self.s2).planner(episode, cameras)
         torch.set_num_threads(self.torch_threads)
-        planner = _load_planner(self.s2, self.s2_options)
+        if self.s2 in PLANNERS and not self._wants_latents():
+            return Oracles(s2=self.s2).planner(episode, cameras)
+        planner = _load_planner(self.s1 if self.s2 in PLANNERS else self.s2, self.s2_options)
         planner.start_episode(episode.instruction)
-        return RealPlanner(planner)
+        if self.s2 not in PLANNERS:
+            return RealPlanner(planner)
+        level = cameras["level"]  # what the answers are about: there is one turn
+        return DictatedPlanner(planner, PLANNERS[self.s2](episode, {"level": level, "look_down": level}))
+
+    def _wants_latents(self) -> bool:
+        return self.s1 not in CONTROLLERS and has_system1(described(CheckpointFolder(self.s1)))
 
     def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller:
         if self.s1 in CONTROLLERS:
@@ -112,15 +131,39 @@ class RealPlanner:
             plan = self._planner.step(frame.rgb, frame.look_down)
         except AnswerError:
             return None
-        return PlanMade(
-            KINDS[plan.kind],
-            plan.actions,
-            plan.pixel_goal,
-            plan.image_size,
-            plan.look_down,
-            plan.answer,
-            plan.traj_latents,
-        )
+        return _made(plan)
+
+
+def parts_of(settings: Settings) -> Parts:
+    """Who drives in an evaluation with these settings."""
+    return Parts(settings.s2, settings.s1, settings.seed)
+
+
+def _made(plan: s2.Plan) -> PlanMade:
+    return PlanMade(
+        KINDS[plan.kind],
+        plan.actions,
+        plan.pixel_goal,
+        plan.image_size,
+        plan.look_down,
+        plan.answer,
+        plan.traj_latents,
+    )
+
+
+class DictatedPlanner:
+    """Plans of an oracle with the latents that S2 has for its answers: for an S1 that drives by latents, an S2 that
+    makes no mistakes."""
+
+    def __init__(self, planner: s2.Planner, oracle: OraclePlanner | RandomPlanner) -> None:
+        self._planner, self._oracle = planner, oracle
+
+    def plan(self, frame: Frame) -> PlanMade:
+        made = self._oracle.plan(frame.pose)
+        if made.pixel_goal is None:
+            return made
+        answer = self._planner.pixel_answer(made.pixel_goal, made.image_size)
+        return _made(self._planner.step(frame.rgb, answer=answer))
 
 
 class RealController:
@@ -213,3 +256,11 @@ class RealController:
     def _command(self) -> tuple[float, float]:
         self._said = self._controller.command(self._now_ns, self._now_ns / 1e9).motion
         return self._said.v, self._said.omega
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    return command(parts_of, __doc__, Path("runs/evaluation"), words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -293,9 +293,11 @@ def _metadata_files(root: Path, depths: Sequence[int]) -> list[Path]:
 
 
 def fingerprint(root: Path) -> str:
-    """Hash of the contents of all parquet and meta files: changes with every pose, action, goal and instruction."""
+    """Hash of the contents of all parquet and meta files: changes with every pose, action, goal and instruction.
+    Of views and ways of the small planner (*.npz): of all they have."""
     digest = hashlib.sha256()
-    for path in _metadata_files(root, (1, 2, 3)):  # <scene>, <group>/<scene>, and what make_dataset writes
+    # <scene>, <group>/<scene>, and what make_dataset writes
+    for path in [*_metadata_files(root, (1, 2, 3)), *sorted(root.glob("*.npz"))]:
         digest.update(str(path.relative_to(root)).encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

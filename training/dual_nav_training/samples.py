@@ -99,8 +99,7 @@ class S2SampleConfig:
     frame_step: every so many frames of an episode. min_goal_frames: a pixel goal has to be so many frames ahead.
     max_turns: longest answer of turns. stop_weight: of the last frame. num_history, image_width, image_height: as the
     planner is run. answer_width, answer_height: size of the look-down image the answered pixel is meant for, when
-    the data were rendered smaller than the robot's camera; 0: the image's own. answer_step: pixels between the
-    coordinates that the planner can say.
+    the data were rendered smaller than the robot's camera; 0: the image's own.
     """
 
     frame_step: int = 4
@@ -112,12 +111,11 @@ class S2SampleConfig:
     image_height: int = PlannerConfig.image_height
     answer_width: int = 0
     answer_height: int = 0
-    answer_step: int = 1
 
     def __post_init__(self) -> None:
         if self.num_history < 0:
             raise ValueError(f"num_history: expected 0 or more, got {self.num_history}")
-        for name in ("frame_step", "min_goal_frames", "max_turns", "image_width", "image_height", "answer_step"):
+        for name in ("frame_step", "min_goal_frames", "max_turns", "image_width", "image_height"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.stop_weight > 0:
@@ -212,7 +210,8 @@ class S2Dataset(_Samples[S2Sample]):
         super().__init__(on_problem, seed)
         self.data, self.config = data, config or S2SampleConfig()
         self._chosen = _choose(data, self.config)
-        self._symbols = {number: symbol for symbol, number in (template or load_template()).actions.items()}
+        self._template = template or load_template()
+        self._symbols = {number: symbol for symbol, number in self._template.actions.items()}
         self.kinds = np.asarray([chosen.kind for chosen in self._chosen])
         self.weights = np.where(self.kinds == "stop", self.config.stop_weight, 1.0)
 
@@ -256,15 +255,8 @@ class S2Dataset(_Samples[S2Sample]):
             return ("".join(self._symbols[action] for action in run),)
         width, height = self.data.image_size(chosen.episode, "look_down")
         to = (self.config.answer_width or width, self.config.answer_height or height)
-        column = self._said(pixel_goal[0] * to[0] / width, to[0])
-        row = self._said(pixel_goal[1] * to[1] / height, to[1])
-        return (self._symbols[LOOK_DOWN], f"{column} {row}")
-
-    def _said(self, place: float, size: int) -> int:
-        """The coordinate to answer for a place along a side of `size` pixels."""
-        step = self.config.answer_step
-        nearest = int(place) if step == 1 else round(place / step) * step
-        return min(nearest, (size - 1) // step * step)
+        place = (pixel_goal[0] * to[0] / width, pixel_goal[1] * to[1] / height)
+        return (self._symbols[LOOK_DOWN], self._template.pixel_answer(*place, to))
 
 
 # ----------------------------------------------------------------------------------------------------- dual system

@@ -53,6 +53,7 @@ from s2_planner_node.image_processor import ImageProcessor
 from s2_planner_node.prompt import PromptError
 
 Collate = Callable[[list[Any]], dict[str, Tensor]]
+DataOpener = Callable[[Mode, TrainConfig, CheckpointFolder, Path], tuple[batches.TrainingSet, Collate]]
 
 
 def train(
@@ -63,8 +64,11 @@ def train(
     checkpoint: str,
     output: Path,
     eval_data: Path | None = None,
+    opener: DataOpener | None = None,
 ) -> Path:
     """Train, or go on training, and write the result; returns its folder.
+
+    opener: for data that are not a data set in one of the LeRobot layouts; as `open_data`.
 
     Raises:
         ConfigError, CheckpointError, lerobot.DataError, RunError: with what is wrong and what to do.
@@ -74,8 +78,9 @@ def train(
     check_kind(mode, folder)
     arguments = _arguments(config, run, evaluate=eval_data is not None)
     with PartialState().main_process_first():  # it writes the index of the data, the others read it
-        training_set, collate = open_data(mode, config, folder, data)
-        evaluation_set = open_data(mode, config, folder, eval_data)[0] if eval_data else None
+        opener = opener or open_data
+        training_set, collate = opener(mode, config, folder, data)
+        evaluation_set = opener(mode, config, folder, eval_data)[0] if eval_data else None
 
     module = load_module(
         mode, folder, answer_weight=config.answer_weight, frozen_dtype=getattr(torch, config.frozen_precision)

@@ -27,6 +27,7 @@ from dual_nav_training.samples import (
     turn_run,
 )
 from s1_controller_node.path import path_from_increments
+from s2_planner_node.prompt import load_template
 
 ALL_FRAMES = S2SampleConfig(frame_step=1, image_width=28, image_height=28)
 
@@ -101,9 +102,9 @@ def test_turn_runs_end_at_four_turns_and_at_other_actions():
 def test_answers_for_a_larger_camera(ce):
     config = S2SampleConfig(image_width=28, image_height=28, answer_width=640, answer_height=480)
     assert S2Dataset(ce, config)[0].answers == ("↓", "320 168")
-    coarse = dataclasses.replace(config, answer_step=50, num_history=0)
-    dataset = S2Dataset(ce, coarse)
-    assert dataset[0].answers == ("↓", "300 150")
+    coarse = dataclasses.replace(load_template(), pixel_goal="at {column} {row}", pixel_step=50)
+    dataset = S2Dataset(ce, dataclasses.replace(config, num_history=0), coarse)
+    assert dataset[0].answers == ("↓", "at 300 150")
     assert all(not dataset[index].history for index in range(len(dataset)))
 
 
@@ -240,7 +241,6 @@ def test_look_down_images_for_the_released_recipe(ce):
         (lambda: S2SampleConfig(frame_step=0), "frame_step"),
         (lambda: S2SampleConfig(stop_weight=0), "stop_weight"),
         (lambda: S2SampleConfig(answer_width=640), "answer_width"),
-        (lambda: S2SampleConfig(answer_step=0), "answer_step"),
         (lambda: S2SampleConfig(num_history=-1), "num_history"),
         (lambda: DualSampleConfig(camera="down"), "camera"),
         (lambda: NavDpSampleConfig(pixel_channels=5), "pixel_channels"),

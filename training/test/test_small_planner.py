@@ -10,7 +10,7 @@ import torch
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small import recipe, train_s2
+from dual_nav_training.small import recipe, train_s1, train_s2
 from dual_nav_training.small.batches import Ask, View, Views
 from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
@@ -35,14 +35,16 @@ from dual_nav_training.small.questions import Things, mirrored, questions
 from dual_nav_training.small.score import load_task, score
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import CAMERA, CELL, CELLS, PIXEL_GOAL, SIDE, WAYPOINTS, views_of
+from dual_nav_training.small.ways import FRAMES, Ways, ways_of
 from dual_nav_util.checkpoint import CheckpointFolder
 from nav_sim import gl
 from nav_sim.camera import Camera
 from nav_sim.episodes import NEXT_TO_CM, NOT_NEXT_TO_CM, grammar
 from nav_sim.grid import Grid, grid_of
-from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
+from nav_sim.oracles import KIND_PIXEL_GOAL, TURN_LEFT, TURN_RIGHT, PlanMade, goal_on_floor
 from nav_sim.simulator import Pose
 from nav_sim.worlds import gap_squared, make_flat
+from s1_controller_node.path import path_from_increments
 from s1_controller_node.policy import PolicyConfig, load_policy
 from s2_planner_node.answer import AnswerError
 from s2_planner_node.planner import Plan, PlannerConfig, load_planner
@@ -346,7 +348,7 @@ def test_the_checkpoint_drives_both_nodes(made, tmp_path):
         load_policy(folder, PolicyConfig(num_samples=2))
 
 
-STEPS = {SEE: 3, GROUND: 2, train_s2.AGAIN: 1}
+STEPS = {SEE: 3, train_s2.READ: 2, GROUND: 2, train_s2.AGAIN: 1}
 
 
 def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
@@ -355,9 +357,16 @@ def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
 
     def run(output, steps):
-        tasks = {train_s2.AGAIN: GROUND}
         stages = [
-            train_s2.Stage(name, tasks.get(name, name), count, 2, 2 * (name != SEE)) for name, count in steps.items()
+            train_s2.Stage(
+                name,
+                SEE if name == SEE else GROUND,
+                count,
+                2,
+                2 * (name != SEE),
+                vision=0.0 if name == train_s2.READ else 1.0,
+            )
+            for name, count in steps.items()
         ]
         folder = tmp_path / "views"
         return train_s2.train(
@@ -375,6 +384,111 @@ def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     assert record["samples"] == 2 * len(views["image"])
     for key, tensor in tensors.items():
         torch.testing.assert_close(again.load([key])[key], tensor, rtol=0, atol=0)
+
+
+def test_the_vision_tower_stays_as_it_is_while_the_planner_learns_to_read(views, tmp_path, monkeypatch):
+    (tmp_path / "views").mkdir()
+    np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
+    monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
+    see = train_s2.Stage(SEE, SEE, 2, 2, 0)
+    read = train_s2.Stage(train_s2.READ, GROUND, 2, 2, 2, vision=0.0)
+    trained = []
+    for number, stages in enumerate(([see], [see, read])):
+        output = tmp_path / str(number)
+        trained.append(
+            CheckpointFolder(train_s2.train(tmp_path / "views", output, stages, system1="nextdit_async", seed=1))
+        )
+    before, after_reading = (folder.load(folder.keys()) for folder in trained)
+    same = {key: torch.equal(tensor, after_reading[key]) for key, tensor in before.items()}
+    assert all(same[key] for key in same if ".visual." in key)
+    assert not any(same[key] for key in same if "q_proj.weight" in key)
+
+
+def test_a_dictated_answer_has_the_latents_of_one_that_the_planner_gives(made, views, tmp_path):
+    task, _, tokenizer = made
+    config = dual_config(task.planner.config, "nextdit_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, planner_tensors(task.planner), tokenizer)
+    planner = load_planner(folder, PlannerConfig())
+    answer = planner.pixel_answer((400, 300), (640, 480))
+    assert answer == f"{DRIVE}240 240"
+    model, tokens = planner._model, planner._protocol.encode_answer(answer)
+    generate = model.generate
+
+    def says_it(sequence, features, count):
+        generate(sequence, features, count)  # leaves something in the cache
+        return [*tokens, *model.end_token_ids]
+
+    plans = []
+    for asked in (False, True):
+        planner.start_episode("Go to the blue chair.")
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(model, "generate", says_it)
+        with monkey.context():
+            plans.append(planner.step(views["image"][0], answer=None if asked else answer))
+        monkey.undo()
+    assert plans[0].pixel_goal == plans[1].pixel_goal == (240, 240)
+    assert plans[0].answer == plans[1].answer == answer
+    np.testing.assert_allclose(plans[0].traj_latents, plans[1].traj_latents, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------------- ways
+
+
+@pytest.fixture(scope="module")
+def ways(rendering, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ways")
+    np.savez(folder / f"{SEED}.npz", **ways_of(SEED, 6, 112))
+    return folder
+
+
+def test_ways_lead_to_the_pixel_goal_from_wherever_the_robot_is(ways):
+    samples = Ways(ways, depth=True)
+    assert len(samples) == 12
+    camera = {"level": CAMERA}
+    for index in range(0, len(samples), 2):
+        sample = samples[index]
+        assert sample.images.shape == (FRAMES, 112, 112, 3)
+        assert sample.depths.shape == (FRAMES, 112, 112)
+        assert 0 < sample.depths.max() <= 5.0
+        plan = PlanMade(KIND_PIXEL_GOAL, (), sample.prompt.pixel_goal, (IMAGE_SIDE, IMAGE_SIDE))
+        goal = np.asarray(goal_on_floor(plan, camera))
+        ends = path_from_increments(sample.trajectories)[:, -1, :2]
+        if np.linalg.norm(goal) < 2.5:
+            assert np.linalg.norm(ends[0] - goal) < 0.35
+        lengths = np.abs(sample.trajectories[..., :2]).sum((1, 2))
+        assert lengths[0] >= lengths[-1] - 0.5  # the way gets shorter
+
+
+def test_every_way_has_a_mirror_image(ways):
+    samples = Ways(ways, depth=False)
+    there, mirrored_one = samples[0], samples[1]
+    assert there.depths is None
+    np.testing.assert_array_equal(there.images[:, :, ::-1], mirrored_one.images)
+    np.testing.assert_allclose(there.trajectories * (1, -1, -1), mirrored_one.trajectories)
+    columns = there.prompt.pixel_goal[0] + mirrored_one.prompt.pixel_goal[0]
+    assert columns == IMAGE_SIDE - 1
+
+
+def test_without_ways_training_says_how_to_make_some(tmp_path):
+    with pytest.raises(RunError, match=r"small\.ways"):
+        Ways(tmp_path, depth=False)
+
+
+@pytest.mark.parametrize("system1", ["nextdit_async", "navdp_async"])
+def test_s1_is_trained_behind_the_planner_which_stays_as_it_is(made, ways, tmp_path, system1):
+    task, _, tokenizer = made
+    config = dual_config(task.planner.config, "nextdit_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, planner_tensors(task.planner), tokenizer)
+    options = ["--model", str(folder), "--ways", str(ways), "--system1", system1, "--steps", "2", "--plans", "2"]
+    assert train_s1.main([*options, "--output", str(tmp_path / "s1")]) == 0
+    result = tmp_path / "s1" / system1 / "model"
+    before, after_training = CheckpointFolder(folder), CheckpointFolder(result)
+    for key in before.select(("model.layers.", "model.visual.", "visual.", "lm_head.")):
+        torch.testing.assert_close(after_training.load([key])[key], before.load([key])[key], rtol=0, atol=0)
+    queries = "model.latent_queries"
+    assert (after_training.load([queries])[queries] != before.load([queries])[queries]).any()
+    load_policy(result, PolicyConfig(num_samples=2))
+    assert train_s1.main([*options, "--output", str(tmp_path / "s1")]) == 0  # finished
 
 
 def test_a_planner_is_followed_to_where_it_leads():

@@ -85,13 +85,13 @@ class Ask:
 
 @dataclass
 class _Packed:
-    """Tokens of one image and the questions about it, one after the other; parts: 0 the image, then the questions."""
+    """Tokens of one image and the questions about it, one after the other; part: 0 the image, then the questions."""
 
     ids: list[int]
     labels: list[int]
     positions: list[np.ndarray]
-    parts: list[int]
-    queries: list[int]
+    part: list[int]
+    query: list[int]
 
 
 class Collate:
@@ -120,9 +120,9 @@ class Collate:
             batch |= {name: torch.from_numpy(np.stack([one[name] for one in made])) for name in made[0]}
             batch["row"] = torch.tensor([n for n, _ in asked])
         length = max(len(one.ids) for one in packed)
-        for name, padding in (("ids", self._end), ("labels", NO_LABEL), ("parts", -1), ("queries", -1)):
+        for name, padding in (("ids", self._end), ("labels", NO_LABEL), ("part", -1), ("query", -1)):
             rows = [getattr(one, name) for one in packed]
-            batch[_NAMES.get(name, name)] = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
+            batch[name] = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
         positions = np.zeros((len(items), 3, length), np.int64)
         for row, one in enumerate(packed):
             whole = np.concatenate(one.positions, 1)
@@ -147,16 +147,15 @@ class Collate:
         queries = list(range(self._queries)) if drives else []
         whole = prompt + said + [self._end] * len(queries)  # where the latent queries go
         own = whole[self._shared :]
-        before = len(packed.ids) - self._shared
-        first = before + len(prompt) - 1
+        first = len(packed.ids) - self._shared + len(prompt) - 1
         labels = [NO_LABEL] * (len(prompt) - self._shared) + said + [NO_LABEL] * len(queries)
         if drives:  # sign, column, blank, row, end: coordinates have a loss of their own
             labels[-len(queries) - 4] = labels[-len(queries) - 2] = NO_LABEL
         packed.ids += own
         packed.labels += labels
         packed.positions.append(self._positions(whole)[:, self._shared :])
-        packed.parts += [packed.parts[-1] + 1] * len(own)
-        packed.queries += [-1] * (len(own) - len(queries)) + queries
+        packed.part += [packed.part[-1] + 1] * len(own)
+        packed.query += [-1] * (len(own) - len(queries)) + queries
         look_at = np.zeros(self._shared, np.float32)
         shown = view["cover"][list(question.goals)].sum(0, dtype=np.float32)
         if question.goal >= 0:
@@ -174,15 +173,17 @@ class Collate:
             "waypoints": view["waypoints"][question.goal],
         }
 
+    def token(self, word: str) -> int:
+        """Id of a symbol or word that is one token."""
+        (token,) = self._protocol.encode_answer(word)
+        return token
+
     def _prompt(self, instruction: str) -> list[int]:
         ids = self._protocol.tokenize(first_turn(self._protocol.template, instruction, 0))
         return expand_image_tokens(ids, [ImageRef(0, _GRID)], self._image, 2).tolist()
 
     def _positions(self, ids: Sequence[int]) -> np.ndarray:
         return rope_positions(np.asarray(ids), [_GRID], self._image, 2)
-
-
-_NAMES = {"parts": "part", "queries": "query"}
 
 
 def _image_labels(views: Sequence[View]) -> dict[str, Tensor]:

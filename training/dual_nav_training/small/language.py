@@ -42,6 +42,8 @@ TEMPLATE = PromptTemplate(
     history_separator="\n",
     image_marker="<image>",
     actions={"STOP": 0, "↑": 1, "←": 2, "→": 3, "↓": 5},
+    pixel_goal=f"{DRIVE}{{column}} {{row}}",
+    pixel_step=PIXEL_STEP,
 )
 # Qwen's format of conversations without a system turn, and images before the text: where an image's cells are is then
 # always the same distance from the first tokens, by which the network learns their rows and columns.

@@ -118,6 +118,11 @@ class SmallPlanner(nn.Module):
                 parameter.normal_(0, gain / math.sqrt(parameter[0].numel()))
         self.embeddings.normal_(0, SCALE)
         self.network.lm_head.weight.normal_(0, 0.1 * SCALE)
+        # Where attention is trained, alike finds alike from the start: queries are drawn as the keys are.
+        finds = self.text.layers[LATE].self_attn
+        size = finds.head_dim
+        for head in range(finds.num_key_value_groups):
+            finds.q_proj.weight[head * size : (head + 1) * size] = finds.k_proj.weight[:size]
         last = self.visual.merger.mlp[2].weight
         last.normal_(0, 1.5 * SCALE / math.sqrt(last.shape[1]))
 

@@ -57,13 +57,12 @@ class GroundingTask(nn.Module):
         self.register_buffer("_kinds", torch.tensor(word_tokens(tokenizer, KINDS)), persistent=False)
         self.register_buffer("_colours", torch.tensor(word_tokens(tokenizer, COLOURS)), persistent=False)
         self.register_buffer("_numbers", torch.tensor([token(number) for number in NUMBERS]), persistent=False)
-        self._image_token = token("<|image_pad|>")
+        self.image_token_id = token("<|image_pad|>")
         self.nothing = nn.Parameter(SCALE * torch.randn(2, width))  # what no kind, no colour resembles
         self.sharpness = nn.Parameter(torch.full((2,), 0.5))
         self.geometry = nn.Linear(width, 2)  # floor, logarithm of the distance
         self.place = nn.Linear(width, 2 * SIDE)
         self.advice = nn.Linear(width, PIXEL_GOAL + 1 + 2)  # kind of answer, column and row
-        self.named = nn.Linear(width, len(KINDS) + len(COLOURS) + 1)  # the last for no colour said
         self.way = nn.Linear(width, 2 * WAYPOINTS)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class GroundingTask(nn.Module):
     def decoded(self, features: Tensor, batch: dict[str, Tensor]) -> Decoded:
         """The language model on packed questions: each sees the image and itself."""
         x = F.embedding(batch["ids"], self.planner.embeddings).to(features.dtype)
-        x = x.masked_scatter((batch["ids"] == self._image_token)[..., None], features)
+        x = x.masked_scatter((batch["ids"] == self.image_token_id)[..., None], features)
         queries = self.planner.latent_queries[0].to(x.dtype)
         query = batch["query"]
         x = torch.where(query[..., None] < 0, x, queries[query.clamp(min=0)])
@@ -113,14 +112,13 @@ class GroundingTask(nn.Module):
     def _question_losses(self, decoded: Decoded, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         row, asked, drives = batch["row"], batch["asked"], batch["drives"]
         count = max(1, len(row))
-        is_image = batch["ids"] == self._image_token
+        is_image = batch["ids"] == self.image_token_id
         early, late = (state[is_image].view(len(is_image), CELLS, -1) for state in (decoded.early, decoded.late))
         losses = {"place": self._place_loss(early), "advice": self._advice_loss(late, batch)}
-        kinds, colours = self.named(decoded.late[row, asked[:, 0]]).float().split([len(KINDS), len(COLOURS) + 1], -1)
-        losses["named"] = (
-            F.cross_entropy(kinds, batch["named"][:, 0], reduction="sum")
-            + F.cross_entropy(colours, batch["named"][:, 1], reduction="sum")
-        ) / count
+        losses["named"] = sum(
+            F.cross_entropy(logits.float(), batch["named"][:, number], reduction="sum") / count
+            for number, logits in enumerate(self.looks_like(decoded.late[row, asked[:, 0]]))
+        )
         attended = decoded.attention.log_softmax(-1)[..., : batch["look_at"].shape[1]].mean(2)
         toward = -torch.where(batch["look_at"][:, None] > 0, batch["look_at"][:, None] * attended, 0.0).sum(-1)
         losses["attention"] = (toward[:, 0].sum() + toward[drives, 1:].mean(1).sum()) / count

@@ -23,9 +23,9 @@ from dual_nav_training.small.language import (
     with_unknown_words,
 )
 from dual_nav_training.small.views import LOOK_AROUND, PIXEL_GOAL, SIDE, encoded
-from nav_sim.episodes import NEXT_TO_CM, NOT_NEXT_TO_CM
+from nav_sim.episodes import told_apart
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
-from nav_sim.worlds import LANDMARKS, Flat, gap_squared
+from nav_sim.worlds import LANDMARKS, Flat
 
 CLEARLY_IN_VIEW = 1.6e-3  # share of an image's pixels from which on somebody must have seen it
 HARDLY_IN_VIEW = 1e-5  # share below which nobody can have seen it
@@ -46,18 +46,9 @@ class Things:
         """Of a flat; landmarks are those that tell the item from all others of its kind."""
         landmarks = []
         for index, item in enumerate(flat.items):
-            alike = [other for n, other in enumerate(flat.items) if other.kind == item.kind and n != index]
-            landmarks.append(
-                tuple(
-                    number
-                    for number, mark in enumerate(flat.items)
-                    if mark.kind in LANDMARKS
-                    and mark.kind != item.kind
-                    and mark.room == item.room
-                    and gap_squared(item, mark) <= NEXT_TO_CM**2
-                    and all(gap_squared(other, mark) >= NOT_NEXT_TO_CM**2 for other in alike)
-                )
-            )
+            alike = [number for number, other in enumerate(flat.items) if other.kind == item.kind]
+            marks = (mark for mark in range(len(flat.items)) if told_apart(flat, index, alike, landmark=mark))
+            landmarks.append(tuple(marks))
         names = tuple((item.kind, item.colour) for item in flat.items)
         return cls(names, tuple(flat.rooms[item.room].kind for item in flat.items), tuple(landmarks))
 

@@ -1,4 +1,4 @@
-"""The small planner from nothing: views, training, a second round where it went wrong, scores.
+"""A small dual system from nothing: the planner, a second round where it went wrong, both kinds of S1, an evaluation.
 
 `python -m dual_nav_training.small.recipe RUN` runs commands that all go on after an interruption; so does the whole.
 """
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dual_nav_training.small.checkpoint import SYSTEM1_SIZES
+
 _PACKAGE = "dual_nav_training.small"
 _TEST_FLATS = 10**9  # seeds from here on are never trained on
 _VISITED_FLATS = 10**6  # training seeds for the second round
@@ -21,35 +23,59 @@ _VISITED_FLATS = 10**6  # training seeds for the second round
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; the steps are of 8 images with 6 questions each, those of `see` of 16 images."""
+    """How much of everything. Steps are of 8 images with 6 questions each, those of `see` of 16 images, those of S1
+    of 16 ways."""
 
     flats: int
     see_steps: int
+    read_steps: int
     ground_steps: int
     visited_flats: int
     again_steps: int
+    s1_steps: int
+    episodes: int  # of the evaluation
 
 
-SIZES = {"cpu": Size(500, 1000, 10000, 100, 2000), "gpu": Size(4000, 3000, 40000, 500, 10000)}
+SIZES = {
+    "cpu": Size(300, 3000, 3000, 5000, 60, 1000, 2500, 60),
+    "gpu": Size(2000, 10000, 10000, 30000, 500, 10000, 20000, 300),
+}
 
 
 def commands(run: Path, size: Size, processes: int) -> Iterator[list[str]]:
     """Arguments of the Python commands, in order."""
-    views, held, visited, s2 = (str(run / name) for name in ("views", "held", "visited", "s2"))
-    model = f"{s2}/model"
+    views, held, visited, ways, held_ways, s2 = (
+        str(run / name) for name in ("views", "held", "visited", "ways", "held_ways", "s2")
+    )
+    planner = f"{s2}/model"
 
-    def rendered(folder: str, flats: int, first: int, *more: str) -> list[str]:
-        counts = ["--flats", str(flats), "--first", str(first), "--views", "32", "--processes", str(processes)]
-        return ["-m", f"{_PACKAGE}.views", folder, *counts, *more]
+    def rendered(command: str, folder: str, flats: int, first: int, *more: str) -> list[str]:
+        counts = ["--flats", str(flats), "--first", str(first), "--processes", str(processes)]
+        return ["-m", f"{_PACKAGE}.{command}", folder, *counts, *more]
 
-    steps = ["--see-steps", str(size.see_steps), "--ground-steps", str(size.ground_steps), "--images", "8"]
-    train = ["-m", f"{_PACKAGE}.train_s2", "--views", views, "--eval-views", held, "--output", s2, *steps]
-    yield rendered(views, size.flats, 0)
-    yield rendered(held, 12, _TEST_FLATS)
+    steps = {"see": size.see_steps, "read": size.read_steps, "ground": size.ground_steps}
+    train = ["-m", f"{_PACKAGE}.train_s2", "--views", views, "--eval-views", held, "--output", s2, "--images", "8"]
+    for stage, count in steps.items():
+        train += [f"--{stage}-steps", str(count)]
+    yield rendered("views", views, size.flats, 0)
+    yield rendered("views", held, 12, _TEST_FLATS)
     yield train
-    yield rendered(visited, size.visited_flats, _VISITED_FLATS, "--planner", model)
+    yield rendered("views", visited, size.visited_flats, _VISITED_FLATS, "--planner", planner)
     yield [*train, "--visited", visited, "--again-steps", str(size.again_steps)]
-    yield ["-m", f"{_PACKAGE}.score", model, held]
+    yield ["-m", f"{_PACKAGE}.score", planner, held]
+    yield rendered("ways", ways, size.flats, 0)
+    yield rendered("ways", held_ways, 12, _TEST_FLATS)
+    for system1 in SYSTEM1_SIZES:
+        data = ["--ways", ways, "--eval-ways", held_ways, "--steps", str(size.s1_steps)]
+        yield [
+            *("-m", f"{_PACKAGE}.train_s1", "--model", planner, "--system1", system1),
+            *(*data, "--output", str(run / "s1")),
+        ]
+        model = str(run / "s1" / system1 / "model")
+        yield [
+            *("-m", "dual_nav_training.in_process", "--episodes", str(size.episodes)),
+            *("--s2", model, "--s1", model, "--processes", str(processes), "--out", str(run / f"eval_{system1}")),
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

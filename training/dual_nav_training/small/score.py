@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,12 @@ import torch
 
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small.batches import Ask, Collate, Item, Views
-from dual_nav_training.small.language import IMAGE_SIDE, PIXEL_STEP
+from dual_nav_training.small.language import DRIVE, IMAGE_SIDE, PIXEL_STEP
 from dual_nav_training.small.objective import GroundingTask
 from dual_nav_training.small.train_s2 import build
+from dual_nav_training.small.views import CELLS, PIXEL_GOAL
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, load_into
+from nav_sim.oracles import SYMBOLS
 from s2_planner_node.checkpoint import LATENT_QUERIES, NETWORK_PREFIXES, installed_name
 
 _VIEWS_AT_ONCE = 16
@@ -38,45 +40,78 @@ def load_task(folder: Path) -> tuple[GroundingTask, Collate]:
     return task.eval(), collate
 
 
+@dataclass
+class Answers:
+    """What was said to questions about views, and what was right.
+
+    row: number of the view; wanted, said: kinds of answers (see views.py; -1 for what is none); found: a goal is in
+    view; attention: (questions, CELLS) of the place that decides; column_errors: of the pixel goals among the right
+    answers, in pixels, whatever was said.
+    """
+
+    instructions: list[str] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
+    wanted: list[int] = field(default_factory=list)
+    said: list[int] = field(default_factory=list)
+    found: list[bool] = field(default_factory=list)
+    attention: list[np.ndarray] = field(default_factory=list)
+    column_errors: list[float] = field(default_factory=list)
+
+    @property
+    def right(self) -> np.ndarray:
+        """(questions,) bool."""
+        return np.asarray(self.said) == np.asarray(self.wanted)
+
+
+@torch.inference_mode()
+def answers_to(task: GroundingTask, collate: Collate, items: Sequence[Item]) -> Answers:
+    """Greedy answers to the questions of all items."""
+    answers = Answers()
+    tokens = {collate.token(symbol): kind for kind, symbol in {**SYMBOLS, PIXEL_GOAL: DRIVE}.items()}
+    for start in range(0, len(items), _VIEWS_AT_ONCE):
+        some = items[start : start + _VIEWS_AT_ONCE]
+        batch = collate(some)
+        decoded = task.decoded(task.planner.encode(batch["image"]), batch)
+        row, asked, drives = batch["row"], batch["asked"], batch["drives"]
+        said = task.planner.network.lm_head(decoded.hidden[row, asked[:, 0]]).argmax(-1).tolist()
+        wanted = batch["ids"][row, asked[:, 0] + 1].tolist()
+        answers.instructions += [question.instruction for item in some for question in item.questions]
+        answers.row += [start + number for number in row.tolist()]
+        answers.said += [tokens.get(token, -1) for token in said]
+        answers.wanted += [tokens[token] for token in wanted]
+        answers.found += batch["found"].tolist()
+        attention = decoded.attention[:, 0].softmax(-1).mean(1)
+        first = int((batch["ids"][0] == task.image_token_id).nonzero()[0])
+        answers.attention += list(attention[:, first : first + CELLS].float().numpy())
+        column = task.coordinate_logits(decoded.hidden, row[drives], asked[drives, 1]).argmax(-1)
+        answers.column_errors += ((column - batch["pixel"][drives, 0]).abs() * PIXEL_STEP).tolist()
+    return answers
+
+
 def score(task: GroundingTask, collate: Collate, views: Views, count: int, questions: int = 6) -> dict[str, float]:
     """Shares of right decisions, for goals in view and others, and errors of pixel goals; each also shuffled."""
     chosen = np.linspace(0, len(views) - 1, min(count, len(views))).astype(int)
     items = [Ask(questions)(views[int(n)], np.random.default_rng(int(n)), False) for n in chosen]
     result: dict[str, float] = {}
-    for prefix, asked in (("", items), ("shuffled_", [_shuffled(item) for item in items])):
-        right: dict[bool, list[bool]] = {True: [], False: []}
-        errors: list[float] = []
-        for start in range(0, len(asked), _VIEWS_AT_ONCE):
-            _score_batch(task, collate(asked[start : start + _VIEWS_AT_ONCE]), right, errors)
+    for prefix, asked in (("", items), ("shuffled_", [shuffled(item) for item in items])):
+        answers = answers_to(task, collate, asked)
+        right, found, errors = answers.right, np.asarray(answers.found), np.asarray(answers.column_errors)
         result |= {
-            f"{prefix}decision": float(np.mean([*right[True], *right[False]])),
-            f"{prefix}decision_in_view": float(np.mean(right[True])),
-            f"{prefix}decision_not_in_view": float(np.mean(right[False])),
+            f"{prefix}decision": float(np.mean(right)),
+            f"{prefix}decision_in_view": float(np.mean(right[found])),
+            f"{prefix}decision_not_in_view": float(np.mean(right[~found])),
             f"{prefix}column_error": float(np.median(errors)),
-            f"{prefix}column_within_10_percent": float(np.mean(np.asarray(errors) < IMAGE_SIDE / 10)),
+            f"{prefix}column_within_10_percent": float(np.mean(errors < IMAGE_SIDE / 10)),
         }
     return {name: round(value, 4) for name, value in result.items()}
 
 
-def _shuffled(item: Item) -> Item:
+def shuffled(item: Item) -> Item:
+    """The item with its questions' instructions exchanged."""
     instructions = [question.instruction for question in item.questions]
     turned = instructions[1:] + instructions[:1]
     exchanged = [replace(q, instruction=other) for q, other in zip(item.questions, turned, strict=True)]
     return Item(item.view, tuple(exchanged))
-
-
-@torch.inference_mode()
-def _score_batch(
-    task: GroundingTask, batch: dict[str, torch.Tensor], right: dict[bool, list[bool]], errors: list[float]
-) -> None:
-    hidden = task.decoded(task.planner.encode(batch["image"]), batch).hidden
-    row, asked, drives = batch["row"], batch["asked"], batch["drives"]
-    said = task.planner.network.lm_head(hidden[row, asked[:, 0]]).argmax(-1)
-    hits = said == batch["ids"][row, asked[:, 0] + 1]
-    for seen, hit in zip(batch["found"].tolist(), hits.tolist(), strict=True):
-        right[seen].append(hit)
-    column = task.coordinate_logits(hidden, row[drives], asked[drives, 1]).argmax(-1)
-    errors += ((column - batch["pixel"][drives, 0]).abs() * PIXEL_STEP).tolist()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

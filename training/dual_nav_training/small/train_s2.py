@@ -1,7 +1,7 @@
 """Train the small planner on views: `python -m dual_nav_training.small.train_s2 --views FOLDER --output RUN`.
 
-Two stages in one run folder, see objective.py: `see`, `ground`. Started again it goes on from the last checkpoint;
-with `--visited FOLDER` a third follows, `again`, with the views from where the result took the robot.
+Three stages in one run folder, see objective.py: `see`, `read`, `ground`. Started again it goes on from the last
+checkpoint; with `--visited FOLDER` a fourth follows, `again`, with the views from where the result took the robot.
 The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
 """
 
@@ -36,7 +36,8 @@ from dual_nav_training.small.objective import GROUND, SEE, GroundingTask
 from dual_nav_training.trainer import NavTrainer
 from s2_planner_node.prompt import PromptProtocol
 
-AGAIN = "again"
+READ, AGAIN = "read", "again"
+_VISION_SHARE = 0.3  # with all of the learning rate it forgets what it has learned to see while all else is new
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Stage:
     images: int  # of a step
     questions: int  # about each image
     learning_rate: float = 1.2e-3
+    vision: float = 1.0  # share of the learning rate that the vision tower learns with; 0: it stays as it is
 
 
 def build(config: dict[str, Any], seed: int) -> tuple[GroundingTask, Collate, Any]:
@@ -84,6 +86,7 @@ def train(
     for stage in stages:
         run = RunFolder(output / stage.name)
         task.stage = stage.task
+        task.planner.visual.requires_grad_(stage.vision > 0)
         data = more if stage.name == AGAIN else samples
         arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
         description = {"views": str(views), "samples": len(data), "config": config}
@@ -97,6 +100,7 @@ def train(
             VisitSampler(np.ones(len(data)), seed),
             eval_dataset=TrainingSet(held_back, ask, seed) if held_back else None,
             callbacks=[MetricsFile(run)],
+            vision_learning_rate=stage.learning_rate * stage.vision,
         )
         last = run.last_checkpoint()
         if last is not None and last.name == f"checkpoint-{stage.steps}":
@@ -141,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--eval-views", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--see-steps", type=int, default=1000)
+    parser.add_argument("--read-steps", type=int, default=3000)
     parser.add_argument("--ground-steps", type=int, default=10000)
     parser.add_argument("--visited", type=Path, help="views made with --planner RUN/model")
     parser.add_argument("--again-steps", type=int, default=2000)
@@ -151,10 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     stages = [
         Stage(SEE, SEE, options.see_steps, 2 * options.images, 0),
-        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions),
+        Stage(READ, GROUND, options.read_steps, options.images, options.questions, vision=0.0),
+        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, vision=_VISION_SHARE),
     ]
     if options.visited:
-        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4))
+        again = Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4, _VISION_SHARE)
+        stages.append(again)
     try:
         model = train(
             options.views,

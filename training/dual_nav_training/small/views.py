@@ -16,7 +16,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from dual_nav_training.small.drive import visited_poses
 from dual_nav_training.small.language import IMAGE_SIDE
 from nav_sim.camera import Camera
 from nav_sim.episodes import footprint_distance, is_in_sight
-from nav_sim.grid import Grid
+from nav_sim.grid import Grid, Point
 from nav_sim.oracles import MAX_ACTIONS, TURN_LEFT, OraclePlanner, PlanMade, actions_plan
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
 from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
@@ -66,9 +66,13 @@ class SeenGoalPlanner(OraclePlanner):
         super().__init__(_Goals(flat, (goal,)), {"level": CAMERA, "look_down": CAMERA})
         self._enough = max(self._enough, STOP_DISTANCE)
 
+    def path(self, point: Point) -> list[Point]:
+        """The way from there."""
+        return self._field.path(point)
+
     def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
-        path = self._field.path((pose.x, pose.y))
+        path = self.path((pose.x, pose.y))
         plan = self._at_goal(pose, path) or self._toward(pose, path)
         lengths = [math.dist(a, b) for a, b in pairwise(path)]
         driven = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -94,17 +98,17 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
     with Simulator(flat, Config(camera=CAMERA)) as simulator:
         planners: dict[int, SeenGoalPlanner | None] = {}
         if planner is None:
-            poses = [_draw_pose(flat, random) for _ in range(count)]
+            poses = [draw_pose(flat, random) for _ in range(count)]
         else:
             poses = visited_poses(simulator, planner, count, random)
         for pose in poses:
             simulator.reset(pose.x, pose.y, pose.yaw)
-            view = _look(simulator)
+            view = look(simulator)
             answers = np.full((MAX_ITEMS, 4), -1, np.int16)
             waypoints = np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32)
             for item in np.flatnonzero(view["shares"] > IN_VIEW).tolist():
                 if item not in planners:
-                    planners[item] = _planner_to(flat, item)
+                    planners[item] = planner_to(flat, item)
                 if planners[item] is not None:
                     plan, waypoints[item] = planners[item].answer(pose)
                     answers[item] = encoded(plan)
@@ -122,14 +126,15 @@ def encoded(plan: PlanMade) -> tuple[int, int, int, int]:
     return PIXEL_GOAL, 1, column, row
 
 
-def _planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
+def planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
+    """None for an item that can be approached, but not with a clear sight of it."""
     try:
         return SeenGoalPlanner(flat, item)
-    except ValueError:  # an item that can be approached, but not with a clear sight of it
+    except ValueError:
         return None
 
 
-def _draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
+def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
     """Anywhere, or (two of three) up to 4.5 m from an object and turned roughly towards it, as on the way to it."""
     cells = np.argwhere(flat.drivable)
     candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
@@ -146,7 +151,7 @@ def _draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
     return Pose(x, y, wrapped(yaw))
 
 
-def _look(simulator: Simulator) -> dict[str, np.ndarray]:
+def look(simulator: Simulator) -> dict[str, np.ndarray]:
     """Image and cells from where the robot stands."""
     rgb, depth = simulator.render("level")
     rgb = resize_rgb(rgb, PlannerConfig.image_width, PlannerConfig.image_height)  # as before the image processor
@@ -187,26 +192,30 @@ def _is_floor(depth: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- files
 
 
-def write_views(folder: Path, seeds: Sequence[int], count: int, processes: int, planner: Path | None = None) -> None:
-    """`count` views of each of these flats as `<seed>.npz`; what is there already stays.
+Arrays = dict[str, np.ndarray]
 
-    planner: checkpoint folder, see `views_of`.
-    """
+
+def write_flats(folder: Path, seeds: Sequence[int], processes: int, make: Callable[[int], Arrays]) -> None:
+    """What `make` (picklable) makes of each seed's flat, as `<seed>.npz`; what is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
-    tasks = [(folder / f"{seed}.npz", seed, count, planner) for seed in missing]
+    write = functools.partial(_write_flat, folder, make)
     # Processes of their own, not forks: an OpenGL context does not survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(_write_flat, tasks), total=len(tasks), unit="flat", dynamic_ncols=True):
+        for _ in tqdm(pool.imap_unordered(write, missing), total=len(missing), unit="flat", dynamic_ncols=True):
             pass
 
 
-def _write_flat(task: tuple[Path, int, int, Path | None]) -> None:
-    file, seed, count, planner = task
+def _write_flat(folder: Path, make: Callable[[int], Arrays], seed: int) -> None:
+    file = folder / f"{seed}.npz"
     partial = file.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, **views_of(seed, count, planner and _load_planner(planner)))
+        np.savez(stream, **make(seed))
     partial.rename(file)
+
+
+def _views_of(count: int, planner: Path | None, seed: int) -> Arrays:
+    return views_of(seed, count, planner and _load_planner(planner))
 
 
 @functools.cache
@@ -226,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     seeds = range(options.first, options.first + options.flats)
     try:
-        write_views(options.folder, seeds, options.views, options.processes, options.planner)
+        make = functools.partial(_views_of, options.views, options.planner)
+        write_flats(options.folder, seeds, options.processes, make)
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on in {options.folder}", file=sys.stderr)
         return 130
