@@ -103,7 +103,7 @@ class Topic:
     """A topic of the runtime, under the name the nodes have for it (`rgb`) and the one it really has.
 
     Attributes:
-        refused: what the runtime's own conversion says about images it cannot use -> how often.
+        refused: why messages cannot be used (of images, what the runtime's own conversion says) -> how often.
         details: encoding and size ("rgb8 640x480") -> how often. sizes: (width, height). frames: header frame ids.
         data_bytes: of the largest message. median, measured_share: of the last depth image looked at [m].
         elsewhere: topics of the same type that somebody publishes.
@@ -565,7 +565,10 @@ def _has_episode(seen: Observations) -> bool:
 
 
 def _controller(seen: Observations, limits: Limits) -> Iterator[Finding]:
-    """Whether S1 is late."""
+    """Whether S1 is late, or of another version."""
+    if "s1/state" in seen.topics:
+        for why in seen.topics["s1/state"].refused:
+            yield found("state_unknown", S1, why=why)
     moments = [report.system_ns for report in seen.reports]
     if len(moments) < 2:
         return

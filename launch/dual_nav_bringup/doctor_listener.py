@@ -222,9 +222,14 @@ class Listener:
         norm = math.sqrt(turn.x**2 + turn.y**2 + turn.z**2 + turn.w**2)
         self._seen.poses.append((to_nanoseconds(message.header.stamp), place.x, place.y, norm))
 
-    def _on_state(self, _: Topic, message: ControllerState) -> None:
+    def _on_state(self, topic: Topic, message: ControllerState) -> None:
+        try:
+            state = State(message.state)
+        except ValueError:  # a controller of another version
+            topic.refused[f"state {message.state}"] += 1
+            return
         asks = message.ask != ControllerState.ASK_NO
-        report = Report(time.time_ns(), State(message.state), message.message, asks, message.latency)
+        report = Report(time.time_ns(), state, message.message, asks, message.latency)
         self._seen.reports.append(report)
 
     def _on_plan(self, _: Topic, message: S2Plan) -> None:

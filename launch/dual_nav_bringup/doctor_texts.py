@@ -261,6 +261,11 @@ TEXTS = {
         "S2 is late: S1 has been asking for a plan for {asking:.1f} s.",
         "What does s2_planner say (errors, does rgb arrive there)? What is the load of its machine?",
     ),
+    "state_unknown": Text(
+        ERROR,
+        "The controller reports {why}, which is none of those known here: it is of another version.",
+        "Build all packages from the same version, on every computer.",
+    ),
     "heartbeat_gap": Text(
         WARNING,
         "S1 is late: s1/state paused for {gap:.2f} s; from {limit:g} s on (heartbeat_timeout) the watchdog stops the "

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,9 +21,12 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from test_faults import CAMERA_PERIOD, HEIGHT, WIDTH, Robot
 
-from dual_nav_bringup.doctor_findings import S1, S2
+from dual_nav_bringup.doctor_findings import S1, S2, Topic
+from dual_nav_bringup.doctor_listener import Listener
 from dual_nav_bringup.domain import free_domain_id
+from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import to_stamp
+from nav_msgs_ext.msg import ControllerState
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner", "robot.launch.xml"]
 DOCTOR = [sys.executable, "-m", "dual_nav_bringup.doctor", "--seconds", "4"]
@@ -141,6 +145,16 @@ def test_a_killed_planner_is_told_from_a_controller_that_works(robot):
     assert status == 1
     assert wrong(findings) & {f"node_silent {S2}", f"node_missing {S2}"}
     assert not [found for found in findings.values() if found["about"] == S1 and found["level"] == "ERROR"]
+
+
+def test_a_state_that_it_does_not_know_is_noted_and_not_the_end_of_the_doctor():
+    listener = object.__new__(Listener)
+    listener._seen = SimpleNamespace(reports=[])
+    topic = Topic("s1/state", "/s1/state")
+    for state in (99, ControllerState.IDLE):
+        listener._on_state(topic, ControllerState(state=state))
+    assert topic.refused == {"state 99": 1}
+    assert [report.state for report in listener._seen.reports] == [State.IDLE]
 
 
 def test_an_empty_domain_is_one_finding(monkeypatch):

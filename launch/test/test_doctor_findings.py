@@ -262,6 +262,7 @@ CASES = [
     ("size_mismatch", topic("depth", sizes=Counter({(848, 480): 9})), "depth is 848x480 and rgb 640x480"),
     ("info_mismatch", topic("camera_info", sizes=Counter({(1280, 720): 9})), "for images of 1280x720"),
     ("info_invalid", topic("camera_info", refused=Counter({"its focal lengths are 0 and 0": 9})), "focal lengths"),
+    ("state_unknown", topic("s1/state", refused=Counter({"state 99": 200})), "state 99"),
     ("frame_mismatch", topic("depth", frames=Counter({"depth_optical": 9})), "depth: depth_optical"),
     ("unsynchronised", stamps("depth", lambda n, s: s + SECOND // 60), "the nearest is 17 ms away"),
     (
