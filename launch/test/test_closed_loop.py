@@ -98,6 +98,9 @@ def our_processes() -> list[psutil.Process]:
     return found
 
 
+SIZES = {"num_samples": 4, "num_steps": 2, "torch_threads": 1}  # for speed
+
+
 def wait_until(condition, seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -116,13 +119,18 @@ def test_the_oracles_come_to_the_same_over_dds_as_in_one_process(tmp_path):
     assert "went on without" not in (tmp_path / "nodes.log").read_text()
 
 
+def sized_parameters(folder: Path) -> dict:
+    """sim.yaml with a quick controller, written into the folder."""
+    config = yaml.safe_load((SHARE / "config" / "sim.yaml").read_text())
+    config["/**/s1_controller"]["ros__parameters"] |= SIZES
+    (folder / "sim.yaml").write_text(yaml.safe_dump(config))
+    return config
+
+
 def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     from dual_nav_training.in_process import Parts as Modules
 
-    sizes = {"num_samples": 4, "num_steps": 2, "torch_threads": 1}  # for speed
-    config = yaml.safe_load((SHARE / "config" / "sim.yaml").read_text())
-    config["/**/s1_controller"]["ros__parameters"] |= sizes
-    (tmp_path / "sim.yaml").write_text(yaml.safe_dump(config))
+    config = sized_parameters(tmp_path)
     settings = Settings(simulator=Config(look="plain"), s1=str(model), s2=str(model), time_limit=4.0)
     output = Hashes(tmp_path, pictures=False)
     runs, seen = [], []
@@ -137,12 +145,28 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     assert runs[0]["path_length"] > 0.02  # it drives, wherever the random weights send it
     assert same(runs[0], runs[1], 0.0), runs
     assert_the_same_was_seen(*seen)
-    modules = Modules(str(model), str(model), s1_options=tuple(sizes.items()))
+    modules = Modules(str(model), str(model), s1_options=tuple(SIZES.items()))
     controller = modules.controller(make_episode("test", 0, *KEYS[0]), OracleParameters().cameras())
     parameters = config["/**/s1_controller"]["ros__parameters"]
     assert {name: getattr(controller._parameters, name) for name in parameters} == parameters
     (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
+
+
+def test_an_oracles_plans_come_with_the_latents_that_the_real_controller_drives_by(tmp_path, model):
+    from dual_nav_training.in_process import Parts as Modules
+
+    sized_parameters(tmp_path)
+    settings = Settings(simulator=Config(look="plain"), s1=str(model), time_limit=3.0)
+    output = Output(tmp_path, pictures=False)
+    parts = Parts(str(model), "oracle", "plain", launch=(f"params:={tmp_path / 'sim.yaml'}",))
+    with ClosedLoop(parts, tmp_path) as loop:
+        (run,) = loop([KEYS[0]], settings, output)
+    assert run["plans"] > 1
+    assert run["path_length"] > 0.02
+    assert "refused" not in (tmp_path / "nodes.log").read_text()
+    (fast,) = InProcess(Modules("oracle", str(model), s1_options=tuple(SIZES.items())))([KEYS[0]], settings, output)
+    assert same(fast, run, MODEL_ROUNDING), (fast, run)
 
 
 def test_a_video_that_cannot_be_written_ends_the_evaluation(tmp_path):

@@ -19,13 +19,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from dual_nav_util.checkpoint import CheckpointFolder
 from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import from_seconds
 from nav_sim.camera import Camera
 from nav_sim.episodes import Episode
 from nav_sim.evaluate import command
 from nav_sim.evaluation import CONTROLLERS, PLANNERS, Controller, Frame, Oracles, Planner, Settings
+from nav_sim.latents import Latents, drives_by_latents
 from nav_sim.oracles import (
     KIND_ACTIONS,
     KIND_PIXEL_GOAL,
@@ -37,7 +37,6 @@ from nav_sim.oracles import (
 from nav_sim.scene import ROBOT_RADIUS
 from nav_sim.simulator import Simulator
 from s1_controller_node import parameters as s1_parameters
-from s1_controller_node.checkpoint import described
 from s1_controller_node.controller import Controller as S1Controller
 from s1_controller_node.controller import GoalKinds
 from s1_controller_node.frames import FrameRing
@@ -52,7 +51,6 @@ from s1_controller_node.policy import TrajectoryPolicy, load_policy
 from s1_controller_node.preparation import FramePreparation
 from s2_planner_node import planner as s2
 from s2_planner_node.answer import AnswerError
-from s2_planner_node.checkpoint import has_system1
 
 EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
 ROBOT_HEIGHT = 0.7  # metres, camera included
@@ -77,18 +75,16 @@ class Parts:
     torch_threads: int = 1
 
     def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner:
-        torch.set_num_threads(self.torch_threads)
-        if self.s2 in PLANNERS and not self._wants_latents():
+        if self.s2 in PLANNERS and (self.s1 in CONTROLLERS or not drives_by_latents(self.s1)):
             return Oracles(s2=self.s2).planner(episode, cameras)
-        planner = _load_planner(self.s1 if self.s2 in PLANNERS else self.s2, self.s2_options)
+        torch.set_num_threads(self.torch_threads)
+        if self.s2 in PLANNERS:
+            latents = _load_latents(self.s1, self.s2_options)
+            latents.start_episode(episode.instruction)
+            return OracleWithLatents(PLANNERS[self.s2](episode, latents.cameras(cameras)), latents)
+        planner = _load_planner(self.s2, self.s2_options)
         planner.start_episode(episode.instruction)
-        if self.s2 not in PLANNERS:
-            return RealPlanner(planner)
-        level = cameras["level"]  # what the answers are about: there is one turn
-        return DictatedPlanner(planner, PLANNERS[self.s2](episode, {"level": level, "look_down": level}))
-
-    def _wants_latents(self) -> bool:
-        return self.s1 not in CONTROLLERS and has_system1(described(CheckpointFolder(self.s1)))
+        return RealPlanner(planner)
 
     def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller:
         if self.s1 in CONTROLLERS:
@@ -115,6 +111,11 @@ def _load_planner(folder: str, options: tuple[tuple[str, object], ...]) -> s2.Pl
 
 
 @functools.lru_cache(maxsize=1)
+def _load_latents(folder: str, options: tuple[tuple[str, object], ...]) -> Latents:
+    return Latents(folder, s2.PlannerConfig(**dict(options)))
+
+
+@functools.lru_cache(maxsize=1)
 def _load_policy(parameters: s1_parameters.Parameters) -> TrajectoryPolicy:
     return load_policy(parameters.model, parameters.policy_config())
 
@@ -131,7 +132,15 @@ class RealPlanner:
             plan = self._planner.step(frame.rgb, frame.look_down)
         except AnswerError:
             return None
-        return _made(plan)
+        return PlanMade(
+            KINDS[plan.kind],
+            plan.actions,
+            plan.pixel_goal,
+            plan.image_size,
+            plan.look_down,
+            plan.answer,
+            plan.traj_latents,
+        )
 
 
 def parts_of(settings: Settings) -> Parts:
@@ -139,31 +148,14 @@ def parts_of(settings: Settings) -> Parts:
     return Parts(settings.s2, settings.s1, settings.seed)
 
 
-def _made(plan: s2.Plan) -> PlanMade:
-    return PlanMade(
-        KINDS[plan.kind],
-        plan.actions,
-        plan.pixel_goal,
-        plan.image_size,
-        plan.look_down,
-        plan.answer,
-        plan.traj_latents,
-    )
+class OracleWithLatents:
+    """An oracle's plans with the latents that S2 has for them."""
 
-
-class DictatedPlanner:
-    """Plans of an oracle with the latents that S2 has for its answers: for an S1 that drives by latents, an S2 that
-    makes no mistakes."""
-
-    def __init__(self, planner: s2.Planner, oracle: OraclePlanner | RandomPlanner) -> None:
-        self._planner, self._oracle = planner, oracle
+    def __init__(self, oracle: OraclePlanner | RandomPlanner, latents: Latents) -> None:
+        self._oracle, self._latents = oracle, latents
 
     def plan(self, frame: Frame) -> PlanMade:
-        made = self._oracle.plan(frame.pose)
-        if made.pixel_goal is None:
-            return made
-        answer = self._planner.pixel_answer(made.pixel_goal, made.image_size)
-        return _made(self._planner.step(frame.rgb, answer=answer))
+        return self._latents.added_to(self._oracle.plan(frame.pose), frame.rgb)
 
 
 class RealController:

@@ -2,9 +2,9 @@
 
 Which episode they know the map of is what the simulator says on `episode`. oracle_s2 begins with an `instruction`,
 like S2, and publishes `s2/plan` when `s1/state` asks for it, made from the newest frame it has seen on `camera_info`
-(it needs no image). oracle_s1 follows `s2/plan` and publishes `cmd_vel` and `s1/state`. Both read the true pose from
-`ground_truth`, which the simulator publishes with the stamps of the frames. Instructions of people work as far as
-understanding.py goes.
+(it needs no image; for an S1 that drives by latents, `s1_model`, it takes `image`). oracle_s1 follows `s2/plan` and
+publishes `cmd_vel` and `s1/state`. Both read the true pose from `ground_truth`, which the simulator publishes with
+the stamps of the frames. Instructions of people work as far as understanding.py goes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import array
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point as PointMessage
 from geometry_msgs.msg import Pose as PoseMessage
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import Odometry, Path
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from dual_nav_util import qos
+from dual_nav_util.images import rgb_from_image
 from dual_nav_util.managed_node import ManagedNode, wait_until_received
 from dual_nav_util.stamps import to_nanoseconds, to_stamp
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -45,6 +46,9 @@ from .oracles import (
 from .parameters import OracleParameters, episode_named
 from .simulator import Pose, yaw_of
 from .understanding import goals_of, things_in
+
+if TYPE_CHECKING:
+    from .latents import Latents
 
 MEMORY = 400  # poses kept to look up those of frames
 POSE_TOLERANCE_NS = 40_000_000  # two messages of ground truth; the robot moves 2 cm meanwhile
@@ -122,11 +126,16 @@ class OracleS2(_OracleNode):
         self._stops = False  # the newest plan is STOP
         self._asked_from_ns: int | None = None  # S1 wants a plan from a frame of this stamp or later
         self._frame: Header | None = None  # the newest one
+        self._image: Image | None = None  # of that frame, where latents are wanted
+        self._latents = _latents_for(parameters.s1_model)
         self._planned_ns = -1  # stamp of the frame planned on last
         self._publisher = self.managed_publisher(S2Plan, "s2/plan", qos.LATCHED)
         # Before the frames: of an instruction and a frame at hand the instruction comes first.
         self.managed_subscription(String, "instruction", self._on_instruction, qos.LATCHED)
-        self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
+        if self._latents is None:
+            self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
+        else:
+            self.managed_subscription(Image, "image", self._on_image, qos.NEWEST_FRAME)
         self.managed_subscription(ControllerState, "s1/state", self._on_state, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
 
@@ -160,8 +169,12 @@ class OracleS2(_OracleNode):
         self._followed = True
         if self._instruction != episode.instruction:  # a person's
             episode = replace(episode, instruction=self._instruction, goals=goals_of(episode.flat, self._instruction))
+        cameras = self._settings.cameras()
+        if self._latents is not None:
+            cameras = self._latents.cameras(cameras)
+            self._latents.start_episode(self._instruction)
         if episode.goals:
-            self._planner = PLANNERS[self._settings.planner](episode, self._settings.cameras())
+            self._planner = PLANNERS[self._settings.planner](episode, cameras)
         else:
             self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(episode.flat)}.")
         self._episode_id += 1
@@ -185,6 +198,10 @@ class OracleS2(_OracleNode):
         self._frame = message.header
         self._plan_if_due()
 
+    def _on_image(self, message: Image) -> None:
+        self._frame, self._image = message.header, message
+        self._plan_if_due()
+
     def _on_pose(self, message: Odometry) -> None:
         super()._on_pose(message)
         self._plan_if_due()  # the pose of the frame may be what was missing
@@ -200,6 +217,8 @@ class OracleS2(_OracleNode):
             return
         started = time.perf_counter()
         plan = self._planner.plan(pose)
+        if self._latents is not None:
+            plan = self._latents.added_to(plan, rgb_from_image(self._image, "image"))
         self._send(self._frame, plan, time.perf_counter() - started)
         self._planned_ns, self._asked_from_ns = stamp_ns, None
         self._stops = STOP in plan.actions
@@ -210,9 +229,21 @@ class OracleS2(_OracleNode):
         message.pixel_goal_column, message.pixel_goal_row = plan.pixel_goal or (-1, -1)
         message.image_width, message.image_height = plan.image_size
         message.look_down, message.answer, message.inference_time = plan.look_down, plan.answer, elapsed
+        if plan.traj_latents is not None:
+            message.traj_latents_shape = array.array("I", plan.traj_latents.shape)
+            message.traj_latents = array.array("f", plan.traj_latents.tobytes())
         self._publisher.publish(message)
         self._plans += 1
         self._sent_at = time.monotonic()
+
+
+def _latents_for(s1_model: str) -> Latents | None:
+    """What gives plans their latents, for an S1 that needs them. CheckpointError says what is wrong with it."""
+    if not s1_model:
+        return None
+    from .latents import Latents, drives_by_latents  # imports torch
+
+    return Latents(s1_model) if drives_by_latents(s1_model) else None
 
 
 class _AtALoss:

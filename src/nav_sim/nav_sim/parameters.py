@@ -147,6 +147,9 @@ class OracleParameters:
     planner: str = parameter(
         "oracle", "oracle: shortest path; random: acts without looking", choices=("oracle", "random")
     )
+    s1_model: str = parameter(
+        "", "Checkpoint folder of the S1 that follows; one that drives by latents gets them from its S2 (oracle_s2)"
+    )
     plan_step_gap: int = parameter(10, "Frames driven on a plan after which the next is asked for", low=1, high=1000)
     control_rate: float = parameter(20.0, "Commands per second (oracle_s1)", low=1.0, high=100.0, unit="Hz")
     lock_step: bool = parameter(False, "The simulator waits: control periods are those of /clock (oracle_s1)")
