@@ -2,7 +2,7 @@
 
 Which episode they know the map of is what the simulator says on `episode`. oracle_s2 begins with an `instruction`,
 like S2, and publishes `s2/plan` when `s1/state` asks for it, made from the newest frame it has seen on `camera_info`
-(it needs no image; for an S1 that drives by latents, `s1_model`, it takes `image`). oracle_s1 follows `s2/plan` and
+(it needs no image; for an S1 that drives by latents, `s1_model`, it takes `rgb`). oracle_s1 follows `s2/plan` and
 publishes `cmd_vel` and `s1/state`. Both read the true pose from `ground_truth`, which the simulator publishes with
 the stamps of the frames. Instructions of people work as far as understanding.py goes.
 """
@@ -135,7 +135,7 @@ class OracleS2(_OracleNode):
         if self._latents is None:
             self.managed_subscription(CameraInfo, "camera_info", self._on_frame, qos.NEWEST_FRAME)
         else:
-            self.managed_subscription(Image, "image", self._on_image, qos.NEWEST_FRAME)
+            self.managed_subscription(Image, "rgb", self._on_image, qos.NEWEST_FRAME)
         self.managed_subscription(ControllerState, "s1/state", self._on_state, qos.NEWEST_STATE)
         self.managed_service(Trigger, "~/reset", self._on_reset)
 
@@ -218,7 +218,7 @@ class OracleS2(_OracleNode):
         started = time.perf_counter()
         plan = self._planner.plan(pose)
         if self._latents is not None:
-            plan = self._latents.added_to(plan, rgb_from_image(self._image, "image"))
+            plan = self._latents.added_to(plan, rgb_from_image(self._image, "rgb"))
         self._send(self._frame, plan, time.perf_counter() - started)
         self._planned_ns, self._asked_from_ns = stamp_ns, None
         self._stops = STOP in plan.actions
