@@ -39,7 +39,7 @@ soak: setup  ## both nodes on a recording for an hour: does memory grow? MINUTES
 	@$(WITH_ENV) python -m dual_nav_bringup.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(BAG),--bag "$(BAG)") \
 	  $(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-eval: setup  ## closed loop in the simulator: EPISODES=n SEED=s SPLIT=test FAMILY=object S1=oracle S2=oracle (or <checkpoint>) VIDEO=1 RECORD=1 IN_PROCESS=1 OUT=<folder>
+eval: setup  ## closed loop in the simulator: EPISODES=n SEED=s SPLIT=test FAMILY=object S1=oracle S2=oracle (or <checkpoint>; default: models/) VIDEO=1 RECORD=1 IN_PROCESS=1 OUT=<folder>
 	@$(WITH_ENV) exec python -m dual_nav_bringup.evaluate $(if $(EPISODES),--episodes $(EPISODES)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(SPLIT),--split $(SPLIT)) $(if $(FAMILY),--family $(FAMILY)) $(if $(S1),--s1 "$(S1)") \
 	  $(if $(S2),--s2 "$(S2)") $(if $(LOOK),--look $(LOOK)) $(if $(OUT),--out "$(OUT)") $(if $(filter-out 0,$(VIDEO)),--video) \

@@ -31,6 +31,7 @@ from std_msgs.msg import String
 from dual_nav_bringup.closed_loop import ClosedLoop, Interrupted, LoopError, Parts
 from dual_nav_bringup.evaluate import Stop
 from dual_nav_bringup.replay import positive
+from dual_nav_bringup.shipped import shipped_model
 from dual_nav_util import qos
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -62,11 +63,6 @@ def say_trouble(line: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- who drives
-
-
-def shipped_model() -> Path | None:
-    """The checkpoint in models/, if there is one."""
-    return next((path.parent for path in sorted(Path("models").glob("**/config.json"))), None)
 
 
 def choose(name: str, given: str | None, model: str | None) -> str:

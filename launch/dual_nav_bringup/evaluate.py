@@ -1,8 +1,8 @@
 """Closed loop in the simulator: `make eval EPISODES=n S1=… S2=…`.
 
 Simulator, planner and controller run as processes over DDS, in lock-step; with --in-process the same modules run in
-one process each per core, without ROS, and come to the same results faster. Arguments name:=value go to
-sim.launch.xml.
+one process each per core, without ROS, and come to the same results faster. S1 and S2 are the model in models/ where
+nothing else is said, and oracles where there is none. Arguments name:=value go to sim.launch.xml.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dual_nav_bringup.closed_loop import ClosedLoop, Interrupted, LoopError, Parts
+from dual_nav_bringup.shipped import shipped_model
 from nav_sim.evaluate import ERRORS, argument_parser, output_of, report, settings_of
 from nav_sim.evaluation import InProcess, Output, Settings, evaluate
 
@@ -54,6 +55,8 @@ def in_process(settings: Settings, output: Output, processes: int) -> dict:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argument_parser(__doc__, Path("runs/eval"))
+    drives = str(shipped_model() or "oracle")
+    parser.set_defaults(s1=drives, s2=drives)
     parser.add_argument("--in-process", action="store_true", help="without ROS and processes of their own")
     parser.add_argument("--record", action="store_true", help="record everything as a rosbag2 (over DDS only)")
     parser.add_argument("launch", nargs="*", metavar="name:=value", help="further arguments of sim.launch.xml")

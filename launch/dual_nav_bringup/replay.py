@@ -33,6 +33,7 @@ from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.player import Player
 from dual_nav_bringup.question import Question
 from dual_nav_bringup.report import summarise, table
+from dual_nav_bringup.shipped import shipped_model
 from dual_nav_bringup.supervisor import die_with_parent, exit_status
 from dual_nav_util.dds import image_transport_warnings
 from dual_nav_util.recording import SECOND, Recording, RecordingError, choose_topics
@@ -73,9 +74,8 @@ def default_recording() -> Path:
 
 def default_model() -> tuple[str, bool]:
     """(checkpoint folder, whether its weights are random): the one in models/, or one made for the purpose."""
-    shipped = sorted(path.parent for path in Path("models").glob("**/config.json"))
-    if shipped:
-        return str(shipped[0].resolve()), False
+    if shipped := shipped_model():
+        return str(shipped.resolve()), False
     folder = Path("checkpoints") / "replay_random"
     if not (folder / "config.json").is_file():
         command = [

@@ -39,6 +39,7 @@ SETTINGS = Settings(simulator=Config(look="plain"))
 KEYS = [("object", 0), ("relation", 0)]
 IN_SIGHT = ("object", 2)  # the robot looks at its goal from the start
 EVALUATE = [sys.executable, "-m", "dual_nav_bringup.evaluate", "--look", "plain", "--no-pictures"]
+EVALUATE += ["--s1", "oracle", "--s2", "oracle"]
 # Over DDS a heading has gone through a quaternion, which leaves some 1e-16 rad; a hundred thousand times more than an
 # episode makes of that.
 ROUNDING = 1e-6

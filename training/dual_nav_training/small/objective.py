@@ -119,8 +119,10 @@ class GroundingTask(nn.Module):
             F.cross_entropy(logits.float(), batch["named"][:, number], reduction="sum") / count
             for number, logits in enumerate(self.looks_like(decoded.late[row, asked[:, 0]]))
         )
-        attended = decoded.attention.log_softmax(-1)[..., : batch["look_at"].shape[1]].mean(2)
-        toward = -torch.where(batch["look_at"][:, None] > 0, batch["look_at"][:, None] * attended, 0.0).sum(-1)
+        wanted = batch["look_at"][:, None]
+        attended = decoded.attention.log_softmax(-1)[..., : wanted.shape[-1]].mean(2)
+        # How much is missing from what should be: zero when it is right.
+        toward = torch.where(wanted > 0, wanted * (wanted.clamp(min=1e-9).log() - attended), 0.0).sum(-1)
         losses["attention"] = (toward[:, 0].sum() + toward[drives, 1:].mean(1).sum()) / count
         losses["decision"] = self._answer_loss(decoded.hidden, batch) / count
         if drives.any():
@@ -163,7 +165,8 @@ class GroundingTask(nn.Module):
             logits = self.planner.network.lm_head(hidden[row, asked[:, 1 + number]]).float()
             wanted = torch.exp(-0.5 * ((steps - pixel[:, number, None]) / _SPREAD) ** 2)
             wanted = wanted / wanted.sum(1, keepdim=True)
-            loss = loss - (wanted * logits.log_softmax(-1)[:, self._numbers]).sum(1).mean()
+            missing = wanted.clamp(min=1e-9).log() - logits.log_softmax(-1)[:, self._numbers]
+            loss = loss + (wanted * missing).sum(1).mean()
         return loss
 
     def coordinate_logits(self, hidden: Tensor, row: Tensor, place: Tensor) -> Tensor:
