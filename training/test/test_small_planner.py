@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import shutil
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small import recipe, train_s1, train_s2
+from dual_nav_training.small import recipe, report, train_s1, train_s2
 from dual_nav_training.small.batches import Ask, View, Views
-from dual_nav_training.small.checkpoint import dual_config, planner_tensors, write_small_checkpoint
+from dual_nav_training.small.checkpoint import SYSTEM1_SIZES, dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
 from dual_nav_training.small.language import (
     COLOURS,
@@ -551,3 +553,54 @@ def test_the_recipe_ends_with_the_first_command_that_fails_and_trains_on_no_test
     train = ran[2]
     assert first[train[train.index("--views") + 1]] < first[str(tmp_path / "visited")] < 10**9
     assert first[train[train.index("--eval-views") + 1]] >= 10**9
+
+
+def test_the_recipe_trains_both_kinds_of_s1_on_training_flats_and_evaluates_them(tmp_path):
+    for size in recipe.SIZES.values():
+        made = list(recipe.commands(tmp_path, size, 2))
+        modules = [command[1].rpartition(".")[2] for command in made]
+        assert modules[-5:] == ["train_s1", "in_process", "train_s1", "in_process", "report"]
+        trained = [command for command in made if command[1].endswith("train_s1")]
+        assert {command[command.index("--system1") + 1] for command in trained} == set(SYSTEM1_SIZES)
+        rendered = {
+            command[2]: int(command[command.index("--first") + 1]) for command in made if "--first" in command
+        }
+        for command in trained:
+            assert rendered[command[command.index("--ways") + 1]] < 10**9
+            assert rendered[command[command.index("--eval-ways") + 1]] >= 10**9
+
+
+# --------------------------------------------------------------------------------------------------------- report
+
+
+def test_a_run_is_reported_in_figures_and_pictures(made, views, ways, tmp_path, capsys):
+    task, _, tokenizer = made
+    for place in ("s2", "s1/nextdit_async"):
+        config = dual_config(task.planner.config, "nextdit_async")
+        write_small_checkpoint(tmp_path / place / "model", config, planner_tensors(task.planner), tokenizer)
+    (tmp_path / "held").mkdir()
+    np.savez(tmp_path / "held" / f"{SEED}.npz", **views)
+    shutil.copytree(ways, tmp_path / "held_ways")
+    (tmp_path / "s2" / "see").mkdir()
+    lines = [{"step": n, "loss": 1.0 / n, "features": 2.0 / n, "epoch": 1} for n in (1, 2)]
+    lines.append({"step": 2, "eval_loss": 1.0})
+    (tmp_path / "s2" / "see" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part = {"episodes": 4, "success": {"value": 0.5, "ci95": [0.2, 0.8]}}
+    summary = {"settings": {"families": ["object"]}, "object": part, "all": part}
+    (tmp_path / "eval_x").mkdir()
+    (tmp_path / "eval_x" / "summary.json").write_text(json.dumps(summary))
+    assert report.main([str(tmp_path), "--count", "4"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert sum(sum(row.values()) for row in told["planner"]["confusion"].values()) <= 24
+    assert 0 <= told["planner"]["decision"] <= 1
+    assert told["s1"]["nextdit_async"]["mean_error"] > 0
+    assert told["closed_loop"]["eval_x"]["object"]["episodes"] == 4
+    for name in ("losses", "decisions", "pixel_error", "attention", "s1", "success"):
+        picture = cv2.imread(str(tmp_path / "report" / f"{name}.png"))
+        assert picture.std() > 5, name
+
+
+def test_a_folder_without_a_run_is_told(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 1
+    assert "make train-small" in capsys.readouterr().err

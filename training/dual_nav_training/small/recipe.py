@@ -1,4 +1,4 @@
-"""A small dual system from nothing: the planner, a second round where it went wrong, both kinds of S1, an evaluation.
+"""A small dual system from nothing: planner, a second round where it went wrong, both kinds of S1, evaluations, report.
 
 `python -m dual_nav_training.small.recipe RUN` runs commands that all go on after an interruption; so does the whole.
 """
@@ -76,6 +76,7 @@ def commands(run: Path, size: Size, processes: int) -> Iterator[list[str]]:
             *("-m", "dual_nav_training.in_process", "--episodes", str(size.episodes)),
             *("--s2", model, "--s1", model, "--processes", str(processes), "--out", str(run / f"eval_{system1}")),
         ]
+    yield ["-m", f"{_PACKAGE}.report", str(run)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
