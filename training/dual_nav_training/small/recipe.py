@@ -1,4 +1,4 @@
-"""A small dual system from nothing: planner, a second round where it went wrong, both kinds of S1, evaluations, report.
+"""A small dual system from nothing: planner, a second round where it went wrong, both S1s, evaluations, report.
 
 `python -m dual_nav_training.small.recipe RUN` runs commands that all go on after an interruption; so does the whole.
 """
