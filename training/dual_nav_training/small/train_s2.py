@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = [
         Stage(SEE, SEE, options.see_steps, 2 * options.images, 0),
         Stage(READ, GROUND, options.read_steps, options.images, options.questions, vision=0.0),
-        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, vision=_VISION_SHARE),
+        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, 8e-4, _VISION_SHARE),
     ]
     if options.visited:
         again = Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4, _VISION_SHARE)
