@@ -93,8 +93,8 @@ def word_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:
 
 # --------------------------------------------------------------------------------------------------- instructions
 
-# Words that an instruction's meaning hangs on. Anything else may be worded otherwise, also how near a landmark is: the
-# goal comes before it.
+# Words that an instruction's meaning hangs on. Anything else may be worded otherwise; also how near a landmark is, as
+# the goal comes before it.
 _MEANING = {part for word in (*KINDS, *COLOURS, *ROOMS) for part in word.split()} | set(
     re.findall(r"\w+", "left right front behind ahead door through then in the to at")
 )
