@@ -134,8 +134,6 @@ def _arguments(run: RunFolder, stage: Stage, seed: int, *, evaluate: bool) -> Tr
         report_to=["tensorboard"],
         seed=seed,
         remove_unused_columns=False,
-        dataloader_num_workers=1,  # it makes batches while the optimiser and the like leave a core idle
-        dataloader_persistent_workers=True,
         label_names=[],
         logging_nan_inf_filter=False,
     )
