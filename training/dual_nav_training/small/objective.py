@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dual_nav_training.conversation import NO_LABEL
-from dual_nav_training.small.language import COLOURS, IMAGE_SIDE, KINDS, NUMBERS, word_tokens
+from dual_nav_training.small.language import COLOURS, DRIVE, IMAGE_SIDE, KINDS, NUMBERS, word_tokens
 from dual_nav_training.small.network import SCALE, Decoded, SmallPlanner
 from dual_nav_training.small.views import CELLS, PIXEL_GOAL, SIDE, WAYPOINTS
 
@@ -40,6 +40,8 @@ WEIGHTS = {
     "way": 1.0,
 }
 _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
+# Most answers are to look around further; to miss a rare one costs more.
+_DECISION_WEIGHTS = {"STOP": 2.5, "↑": 2.0, "→": 1.5, DRIVE: 1.5}
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _WAY_SCALE = 2.0  # metres
@@ -57,6 +59,10 @@ class GroundingTask(nn.Module):
         self.register_buffer("_kinds", torch.tensor(word_tokens(tokenizer, KINDS)), persistent=False)
         self.register_buffer("_colours", torch.tensor(word_tokens(tokenizer, COLOURS)), persistent=False)
         self.register_buffer("_numbers", torch.tensor([token(number) for number in NUMBERS]), persistent=False)
+        weights = torch.ones(len(planner.embeddings))
+        for symbol, weight in _DECISION_WEIGHTS.items():
+            weights[token(symbol)] = weight
+        self.register_buffer("_decision_weights", weights, persistent=False)
         self.image_token_id = token("<|image_pad|>")
         self.nothing = nn.Parameter(SCALE * torch.randn(2, width))  # what no kind, no colour resembles
         self.sharpness = nn.Parameter(torch.full((2,), 0.5))
@@ -152,10 +158,11 @@ class GroundingTask(nn.Module):
         """Sum of the language-model loss on the answers but for coordinates."""
         row, place = (batch["labels"][:, 1:] != NO_LABEL).nonzero(as_tuple=True)
         logits = self.planner.network.lm_head(hidden[row, place]).float()
-        losses = F.cross_entropy(logits, batch["labels"][row, place + 1], reduction="none")
+        labels = batch["labels"][row, place + 1]
+        losses = F.cross_entropy(logits, labels, reduction="none")
         decides = torch.zeros_like(batch["labels"], dtype=torch.bool)
         decides[batch["row"], batch["asked"][:, 0]] = True
-        return (losses * torch.where(decides[row, place], 1.0, _FURTHER_TOKENS)).sum()
+        return (losses * torch.where(decides[row, place], self._decision_weights[labels], _FURTHER_TOKENS)).sum()
 
     def _pixel_loss(self, hidden: Tensor, row: Tensor, asked: Tensor, pixel: Tensor) -> Tensor:
         """Of column and row: being a step off is nearly right."""

@@ -135,16 +135,18 @@ def planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
 
 
 def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
-    """Anywhere, or (two of three) up to 4.5 m from an object and turned roughly towards it, as on the way to it."""
+    """Anywhere, or (two of five) up to 4.5 m from an object and turned roughly towards it, as on the way to it, or
+    (the same) where it comes to the last turns, steps and the STOP."""
     cells = np.argwhere(flat.drivable)
     candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
     x, y = candidates[0]
     yaw = random.uniform(-math.pi, math.pi)
-    if random.random() < 0.67:
+    if random.random() < 0.8:
         index = int(random.integers(len(flat.items)))
-        item, wanted = flat.items[index], random.uniform(0.5, 4.5)
+        near = random.random() < 0.5
+        item, wanted = flat.items[index], random.uniform(0.4, 1.2) if near else random.uniform(0.5, 4.5)
         off = np.asarray([abs(footprint_distance(item, point) - wanted) for point in candidates])
-        likely = (candidates[number] for number in np.argsort(off)[:10] if off[number] < 0.5)
+        likely = (candidates[number] for number in np.argsort(off)[:10] if off[number] < (0.2 if near else 0.5))
         x, y = next((point for point in likely if is_in_sight(flat, index, point)), (x, y))
         yaw = math.atan2(item.y / 100 - y, item.x / 100 - x) + random.normal() * math.radians(22)
     x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
