@@ -42,7 +42,7 @@ CELLS = SIDE * SIDE
 MAX_PIXELS = CELLS * CELL**2  # of the checkpoint's image processor: gives these cells
 CAMERA = Camera(384, 288)  # as the robot's, in fewer pixels: rendering takes half of the time
 
-LOOK_AROUND = actions_plan([TURN_LEFT] * 3)  # when the goal is not in view; a thing is then in two views or so of a turn
+LOOK_AROUND = actions_plan([TURN_LEFT] * 3)  # when the goal is not in view; each thing comes by twice in a turn
 IN_VIEW = 4e-4  # share of the image's pixels from which on an object is answered for
 WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
 PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
