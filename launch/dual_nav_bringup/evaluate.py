@@ -69,6 +69,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 raise ValueError("--record and name:=value need processes: leave --in-process out")
             summary = in_process(settings, output, arguments.processes)
         else:
+            if settings.withheld:
+                raise ValueError("--withhold is for --in-process: over DDS everybody gets what the topics have")
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, stop.on_signal)
             summary = over_dds(settings, output, stop, arguments.launch, arguments.record)

@@ -22,7 +22,7 @@ import torch
 from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import from_seconds
 from nav_sim.camera import Camera
-from nav_sim.episodes import Episode
+from nav_sim.episodes import Episode, other_instruction
 from nav_sim.evaluate import command
 from nav_sim.evaluation import CONTROLLERS, PLANNERS, Controller, Frame, Oracles, Planner, Settings
 from nav_sim.latents import Latents, drives_by_latents
@@ -64,7 +64,7 @@ class Parts:
     """Who drives: planner and controller are oracles or checkpoint folders.
 
     seed: of the controller's noise, anew in each episode. s1_options, s2_options: parameters of the nodes beyond the
-    model, as (name, value). torch_threads: of each process.
+    model, as (name, value). torch_threads: of each process. withheld: see `nav_sim.evaluation.WITHHELD`.
     """
 
     s2: str = "oracle"
@@ -73,6 +73,7 @@ class Parts:
     s1_options: tuple[tuple[str, object], ...] = ()
     s2_options: tuple[tuple[str, object], ...] = ()
     torch_threads: int = 1
+    withheld: tuple[str, ...] = ()
 
     def planner(self, episode: Episode, cameras: dict[str, Camera]) -> Planner:
         if self.s2 in PLANNERS and (self.s1 in CONTROLLERS or not drives_by_latents(self.s1)):
@@ -83,8 +84,8 @@ class Parts:
             latents.start_episode(episode.instruction)
             return OracleWithLatents(PLANNERS[self.s2](episode, latents.cameras(cameras)), latents)
         planner = _load_planner(self.s2, self.s2_options)
-        planner.start_episode(episode.instruction)
-        return RealPlanner(planner)
+        planner.start_episode(other_instruction(episode) if "instruction" in self.withheld else episode.instruction)
+        return RealPlanner(planner, blind="s2_rgb" in self.withheld)
 
     def controller(self, episode: Episode, cameras: dict[str, Camera]) -> Controller:
         if self.s1 in CONTROLLERS:
@@ -101,7 +102,7 @@ class Parts:
             solver_time_limit=SOLVER_TIME_LIMIT,
         )
         parameters = dataclasses.replace(parameters, **dict(self.s1_options))
-        return RealController(_load_policy(parameters), parameters, level)
+        return RealController(_load_policy(parameters), parameters, level, self.withheld)
 
 
 @functools.lru_cache(maxsize=1)
@@ -123,13 +124,16 @@ def _load_policy(parameters: s1_parameters.Parameters) -> TrajectoryPolicy:
 class RealPlanner:
     """S2 in nav_sim's closed loop."""
 
-    def __init__(self, planner: s2.Planner) -> None:
-        self._planner = planner
+    def __init__(self, planner: s2.Planner, blind: bool = False) -> None:
+        self._planner, self._blind = planner, blind
 
     def plan(self, frame: Frame) -> PlanMade | None:
         """A plan from a camera frame; None when the model's answer is no plan."""
         try:
-            plan = self._planner.step(frame.rgb, frame.look_down)
+            if self._blind:
+                plan = self._planner.step(np.zeros_like(frame.rgb))
+            else:
+                plan = self._planner.step(frame.rgb, frame.look_down)
         except AnswerError:
             return None
         return PlanMade(
@@ -145,7 +149,7 @@ class RealPlanner:
 
 def parts_of(settings: Settings) -> Parts:
     """Who drives in an evaluation with these settings."""
-    return Parts(settings.s2, settings.s1, settings.seed)
+    return Parts(settings.s2, settings.s1, settings.seed, withheld=settings.withheld)
 
 
 class OracleWithLatents:
@@ -161,8 +165,14 @@ class OracleWithLatents:
 class RealController:
     """S1 in nav_sim's closed loop; one per episode."""
 
-    def __init__(self, policy: TrajectoryPolicy, parameters: s1_parameters.Parameters, camera: Camera) -> None:
-        self._parameters = parameters
+    def __init__(
+        self,
+        policy: TrajectoryPolicy,
+        parameters: s1_parameters.Parameters,
+        camera: Camera,
+        withheld: Sequence[str] = (),
+    ) -> None:
+        self._parameters, self._withheld = parameters, withheld
         self._intrinsics = Intrinsics(
             camera.width, camera.height_px, camera.focal, camera.focal, camera.centre[0], camera.centre[1]
         )
@@ -201,9 +211,11 @@ class RealController:
         """Work on a camera frame; the command if a path came of it."""
         self._frame_ns = self._now_ns
         depth = np.multiply(frame.depth, MILLIMETRE, dtype=np.float32)
-        prepared = self._preparation.rgb(self._frame_ns, frame.rgb)
+        rgb = np.zeros_like(frame.rgb) if "s1_rgb" in self._withheld else frame.rgb
+        prepared = self._preparation.rgb(self._frame_ns, rgb)
         if self._preparation.with_depth:
-            prepared = self._preparation.depth(self._frame_ns, depth)
+            seen = np.zeros_like(depth) if "s1_depth" in self._withheld else depth
+            prepared = self._preparation.depth(self._frame_ns, seen)
         if self._parameters.obstacle_stop:
             self._motion.on_depth(self._frame_ns, depth, self._intrinsics)
         assert prepared is not None  # both halves have the same stamp

@@ -381,6 +381,17 @@ def make_worded_episode(
                 return episode, tuple(words)
 
 
+def other_instruction(episode: Episode) -> str:
+    """What another episode asks for: one in the same flat with other goals, or where there is none, any other."""
+    first = episode.number // EPISODES_PER_FLAT * EPISODES_PER_FLAT
+    for family in (episode.family, *FAMILIES):
+        for number in range(first, first + EPISODES_PER_FLAT):
+            other = make_episode(episode.split, episode.seed, family, number)
+            if other.flat_seed == episode.flat_seed and set(other.goals).isdisjoint(episode.goals):
+                return other.instruction
+    return make_episode(episode.split, episode.seed, episode.family, first + EPISODES_PER_FLAT).instruction
+
+
 def make_episodes(split: str, seed: int, count: int, families: Sequence[str] = FAMILIES) -> Iterator[Episode]:
     """`count` episodes, the families in turn."""
     for index in range(count):

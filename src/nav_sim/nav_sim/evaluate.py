@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .episodes import FAMILIES, SPLITS, SUCCESS_RADIUS
-from .evaluation import EvaluationError, InProcess, Oracles, Output, Parts, Settings, evaluate, table
+from .evaluation import WITHHELD, EvaluationError, InProcess, Oracles, Output, Parts, Settings, evaluate, table
 from .gl import RenderingError
 from .scene import LOOKS, SceneError
 from .simulator import Config
@@ -30,6 +30,9 @@ def argument_parser(description: str | None, out: Path) -> argparse.ArgumentPars
     parser.add_argument("--s2", default="oracle", help="oracle, random, or checkpoint folder (default: %(default)s)")
     parser.add_argument("--s1", default="oracle", help="oracle, or checkpoint folder (default: %(default)s)")
     parser.add_argument("--look", choices=LOOKS, default=None, help="default: furniture where it is installed")
+    parser.add_argument(
+        "--withhold", default="", help=f"what models do not get, in one process only: some of {', '.join(WITHHELD)}"
+    )
     parser.add_argument("--radius", type=float, default=SUCCESS_RADIUS, help="metres to the goal object at the STOP")
     parser.add_argument("--time-limit", type=float, default=120.0, help="simulated seconds (default: 120)")
     parser.add_argument("--out", type=Path, default=out, help=f"folder; an interrupted run goes on (default: {out})")
@@ -51,6 +54,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         radius=arguments.radius,
         time_limit=arguments.time_limit,
         simulator=Config(look=arguments.look or ""),
+        withheld=tuple(filter(None, arguments.withhold.split(","))),
     )
 
 

@@ -146,6 +146,9 @@ class _OracleDrives:
 
 PLANNERS: dict[str, type[OraclePlanner] | type[RandomPlanner]] = {"oracle": OraclePlanner, "random": RandomPlanner}
 CONTROLLERS = ("oracle",)
+# What models can be left without, to see what it is worth to them: the right instruction (they get that of another
+# episode), images and depth (black and no measurement; what watches for obstacles keeps them).
+WITHHELD = ("instruction", "s2_rgb", "s1_rgb", "s1_depth")
 PLAN_STEP_GAP = 10  # frames an oracle drives on a pixel goal before it asks for the next
 
 
@@ -180,8 +183,16 @@ class Settings:
     radius: float = SUCCESS_RADIUS
     time_limit: float = 120.0  # simulated seconds
     simulator: Config = field(default_factory=Config)
+    withheld: tuple[str, ...] = ()  # of WITHHELD
 
     def __post_init__(self) -> None:
+        unknown = [what for what in self.withheld if what not in WITHHELD]
+        if unknown:
+            raise ValueError(f"withheld: expected some of {', '.join(WITHHELD)}, got {', '.join(unknown)}")
+        for what in self.withheld:
+            name, part = ("S1", self.s1) if what.startswith("s1_") else ("S2", self.s2)
+            if part in (*PLANNERS, *CONTROLLERS):
+                raise ValueError(f"withheld {what}: {name} is {part}, which does not look at it")
         for name, value, known in (("S2", self.s2, PLANNERS), ("S1", self.s1, CONTROLLERS)):
             if value not in known and not Path(value).is_dir():
                 raise ValueError(f"{name}: expected {', '.join(known)} or a checkpoint folder, got {value!r}")

@@ -20,9 +20,11 @@ from nav_sim.episodes import (
     is_in_sight,
     make_episode,
     make_episodes,
+    other_instruction,
     success_field,
 )
 from nav_sim.grid import CELL_M, grid_of, path_length
+from nav_sim.understanding import goals_of
 from nav_sim.worlds import Item, gap_squared, make_flat
 
 EPISODES = list(make_episodes("test", 5, 60))
@@ -195,6 +197,19 @@ def test_a_route_leads_through_a_door_to_another_room():
         ]
         assert len(on_side) == 1, episode.instruction
     assert seen == {"left", "right"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_instruction_of_another_episode_leads_elsewhere(family):
+    in_same_flat = 0
+    for number in range(12):
+        episode = make_episode("test", 0, family, number)
+        other = other_instruction(episode)
+        assert other != episode.instruction
+        goals = goals_of(episode.flat, other)
+        in_same_flat += bool(goals)
+        assert set(goals).isdisjoint(episode.goals)
+    assert in_same_flat > 6
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,9 @@ def test_confidence_intervals_are_those_of_the_books():
         ({"s2": "genius"}, "S2: expected oracle, random or a checkpoint folder, got 'genius'"),
         ({"families": ("poem",)}, "families: expected some of"),
         ({"episodes": 0}, "episodes: expected a positive number, got 0"),
+        ({"withheld": ("sound",)}, "withheld: expected some of instruction, s2_rgb, s1_rgb, s1_depth, got sound"),
+        ({"withheld": ("s2_rgb",), "s2": "random"}, "withheld s2_rgb: S2 is random"),
+        ({"withheld": ("s1_depth",)}, "withheld s1_depth: S1 is oracle"),
     ],
 )
 def test_wrong_settings_are_refused(change, text):
