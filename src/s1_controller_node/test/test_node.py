@@ -332,7 +332,7 @@ def test_robot_stop_zone_obstacles_and_tracked_path_are_shown_to_who_listens(gra
     assert np.hypot(*next((p.x, p.y) for p in newest("footprint").points)) == pytest.approx(0.25)
     assert newest("state").text.startswith("FOLLOWING  0.")
     robot.drive_until(lambda: newest("obstacles").points, "the wall")
-    assert 0.3 < min(point.x for point in newest("obstacles").points) < 1.5
+    assert 0.3 < min(point.x for point in newest("obstacles").points) < 1.55  # it may not have moved yet
 
     def following() -> bool:
         if robot.states[-1].ask != ControllerState.ASK_NO and robot.states[-1].plan_number + 1 >= robot.plans:
