@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "s1_controller_node": {"dual_nav_resize", "dual_nav_util", "nav_msgs_ext"},
     "s2_planner_node": {"dual_nav_util", "nav_msgs_ext"},
     "dual_nav_training": {"dual_nav_util", "s1_controller_node", "s2_planner_node", "nav_msgs_ext", "nav_sim"},
-    "nav_sim": {"dual_nav_util", "nav_msgs_ext"},
+    # The models only in latents.py: an oracle's plans, for an S1 that drives by latents.
+    "nav_sim": {"dual_nav_util", "nav_msgs_ext", "s1_controller_node", "s2_planner_node"},
     "nav_viewer": {"dual_nav_util", "nav_msgs_ext"},
     "dual_nav_bringup": {"dual_nav_training", "dual_nav_util", "nav_msgs_ext", "nav_sim"},
 }
