@@ -169,11 +169,17 @@ class OracleS2(_OracleNode):
         self._followed = True
         if self._instruction != episode.instruction:  # a person's
             episode = replace(episode, instruction=self._instruction, goals=goals_of(episode.flat, self._instruction))
-        cameras = self._settings.cameras()
+        cameras, refused = self._settings.cameras(), ""
         if self._latents is not None:
             cameras = self._latents.cameras(cameras)
-            self._latents.start_episode(self._instruction)
-        if episode.goals:
+            try:
+                self._latents.start_episode(self._instruction)
+            except ValueError as error:  # nothing to put into a prompt
+                refused = str(error)
+                self.incidents.report("instruction", f"instruction refused: {refused}")
+        if refused:
+            self._planner = _AtALoss(refused)
+        elif episode.goals:
             self._planner = PLANNERS[self._settings.planner](episode, cameras)
         else:
             self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(episode.flat)}.")

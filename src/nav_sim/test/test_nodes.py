@@ -289,6 +289,22 @@ def test_an_instruction_is_followed_though_it_comes_before_its_episode(oracle_s2
     assert node._planner._goals == second.goals
 
 
+def test_an_instruction_that_fits_into_no_prompt_is_answered_with_stop_where_latents_are_wanted(oracle_s2):
+    class Refusing:
+        cameras = staticmethod(lambda cameras: cameras)
+
+        def start_episode(self, instruction):
+            raise ValueError("instruction is empty")
+
+    node, episode = oracle_s2, make_episode("test", 0, "object", 0)
+    node._latents = Refusing()
+    node._instruction = episode.instruction
+    node._follow(episode)
+    plan = node._planner.plan(episode.start)
+    assert plan.actions == (STOP,)
+    assert plan.answer == "instruction is empty"
+
+
 def test_what_was_followed_before_is_not_followed_again_when_another_episode_begins(oracle_s2):
     node, first, second = oracle_s2, make_episode("test", 0, "object", 2), make_episode("test", 0, "object", 3)
     node._on_episode(String(data=first.name))
