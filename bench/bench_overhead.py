@@ -52,8 +52,7 @@ PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES
 class Serialized:
     """A message as it goes over the wire, stamped anew each time.
 
-    A camera driver is a C++ program: it does not convert every image from Python, which costs a millisecond or two
-    for each of them and is no part of the runtime.
+    A camera driver is a C++ program: converting every image from Python is no part of the runtime's overhead.
     """
 
     def __init__(self, message: Any) -> None:

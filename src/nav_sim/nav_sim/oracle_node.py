@@ -223,7 +223,7 @@ class OracleS2(_OracleNode):
             return
         started = time.perf_counter()
         plan = self._planner.plan(pose)
-        if self._latents is not None:
+        if self._latents is not None and plan.pixel_goal is not None:
             plan = self._latents.added_to(plan, rgb_from_image(self._image, "rgb"))
         self._send(self._frame, plan, time.perf_counter() - started)
         self._planned_ns, self._asked_from_ns = stamp_ns, None
