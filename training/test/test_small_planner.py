@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -36,15 +38,46 @@ from dual_nav_training.small.objective import GROUND, SEE, STAGES
 from dual_nav_training.small.questions import Things, mirrored, questions
 from dual_nav_training.small.score import load_task, score
 from dual_nav_training.small.train_s2 import build
-from dual_nav_training.small.views import CAMERA, CELL, CELLS, PIXEL_GOAL, SIDE, WAYPOINTS, views_of
+from dual_nav_training.small.views import (
+    CAMERA,
+    CELL,
+    CELLS,
+    LOOK_AROUND,
+    PIXEL_GOAL,
+    SIDE,
+    WAYPOINTS,
+    draw_pose,
+    encoded,
+    planner_to,
+    views_of,
+    way_to_door,
+)
 from dual_nav_training.small.ways import FRAMES, Ways, ways_of
 from dual_nav_util.checkpoint import CheckpointFolder
 from nav_sim import gl
 from nav_sim.camera import Camera
-from nav_sim.episodes import NEXT_TO_CM, NOT_NEXT_TO_CM, grammar
-from nav_sim.grid import Grid, grid_of
-from nav_sim.oracles import KIND_PIXEL_GOAL, TURN_LEFT, TURN_RIGHT, PlanMade, goal_on_floor
-from nav_sim.simulator import Pose
+from nav_sim.episodes import (
+    NEXT_TO_CM,
+    NOT_NEXT_TO_CM,
+    SUCCESS_RADIUS,
+    entering,
+    footprint_distance,
+    grammar,
+    other_room,
+)
+from nav_sim.grid import Grid, clear_line, grid_of
+from nav_sim.oracles import (
+    FORWARD,
+    FORWARD_STEP,
+    KIND_PIXEL_GOAL,
+    STOP,
+    TURN_LEFT,
+    TURN_RIGHT,
+    TURN_STEP,
+    PlanMade,
+    goal_on_floor,
+)
+from nav_sim.simulator import Pose, wrapped
 from nav_sim.worlds import gap_squared, make_flat
 from s1_controller_node.path import path_from_increments
 from s1_controller_node.policy import PolicyConfig, load_policy
@@ -117,7 +150,69 @@ def test_made_up_words_never_replace_what_an_instruction_means():
     assert changed > 80
 
 
+def test_half_of_the_training_is_worded_as_in_no_grammar_but_names_come_in_their_order():
+    rng = np.random.default_rng(0)
+    known = {object_instruction(np.random.default_rng(n), "red lamp", False, "train") for n in range(300)}
+    assert len(known) > 120
+    for _ in range(50):
+        words = re.findall(r"\w+", relation_instruction(rng, "red lamp", "blue sofa", "", "train").lower())
+        assert words.index("red") + 1 == words.index("lamp") < words.index("blue") == words.index("sofa") - 1
+        words = re.findall(r"\w+", route_instruction(rng, "crate", "train").lower())
+        assert words.index("door") < words.index("crate")
+        assert not set(words) & ({*KINDS, *COLOURS, *ROOMS} - {"crate"})
+
+
 # ---------------------------------------------------------------------------------------------------------- views
+
+
+def test_looking_around_again_and_again_looks_everywhere():
+    turns = len(LOOK_AROUND.actions)
+    assert {turns * number % 24 for number in range(24)} == set(range(24))
+    assert math.degrees(TURN_STEP) * turns < math.degrees(CAMERA.hfov)
+
+
+def test_the_last_steps_and_the_stop_are_one_answer_that_may_be_a_step_wrong(flat):
+    rng, said = np.random.default_rng(0), set()
+    for item in range(len(flat.items)):
+        planner = planner_to(flat, item)
+        for _ in range(40 if planner else 0):
+            pose = draw_pose(flat, rng)
+            x, y = pose.to_local((flat.items[item].x / 100, flat.items[item].y / 100))
+            pose = Pose(pose.x, pose.y, pose.yaw + math.atan2(y, x))
+            actions = planner.answer(pose)[0].actions
+            if STOP not in actions:
+                continue
+            said.add(actions)
+            steps = len(actions) - 1
+            for driven in {max(0, steps - 1), steps}:
+                end = pose.to_world((driven * FORWARD_STEP, 0.0))
+                assert 0.2 < footprint_distance(flat.items[item], end) <= SUCCESS_RADIUS + 0.02
+            assert clear_line(flat.passable, (pose.x, pose.y), pose.to_world((steps * FORWARD_STEP, 0.0)))
+    assert {(STOP,), (FORWARD, STOP), (FORWARD, FORWARD, STOP)} <= said
+
+
+def test_who_looks_through_a_door_is_told_the_floor_behind_it():
+    found = 0
+    for seed in range(5):
+        flat = make_flat(seed)
+        for door, room in [(one, room) for one in flat.doors for room in one.rooms]:
+            inside = entering(door, room, flat)
+            pose = Pose(*inside.to_world((0.9, 0.0)), wrapped(inside.yaw + math.pi))
+            told = way_to_door(flat, pose)
+            if flat.room_at(pose.x * 100, pose.y * 100) != room or told is None:
+                continue
+            found += 1
+            plan, way = told
+            place = pose.to_world(goal_on_floor(plan, {"level": CAMERA, "look_down": CAMERA}))
+            assert flat.room_at(place[0] * 100, place[1] * 100) == other_room(door, room)
+            assert abs(math.atan2(way[-1, 1], way[-1, 0])) < math.radians(28)
+            assert np.linalg.norm(way[-1]) <= min(0.25 * WAYPOINTS, math.dist(place, (pose.x, pose.y)) + 0.2)
+            # It is not the one to go through with one's back to it.
+            back = way_to_door(flat, Pose(*inside.to_world((0.0, 0.0)), inside.yaw))
+            if back is not None:
+                place = inside.to_world(goal_on_floor(back[0], {"level": CAMERA, "look_down": CAMERA}))
+                assert flat.room_at(place[0] * 100, place[1] * 100) != other_room(door, room)
+    assert found > 5
 
 
 def test_views_are_the_same_every_time_and_name_what_can_be_seen(views, flat):
@@ -175,7 +270,9 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
             assert f"{colour} {kind}".strip() in question.instruction
             if question.goal < 0:
                 unseen += 1
-                assert question.answer[0] == TURN_LEFT
+                through_door = tuple(one["door"].tolist()) if "door" in question.instruction else (-1,) * 4
+                around = encoded(LOOK_AROUND)
+                assert question.answer == (through_door if through_door[0] >= 0 else around)
                 beside = any(word in question.instruction for word in ("beside", "by the", "close to"))
                 assert beside or colour or kind not in {other for other, _ in in_view}
                 assert question.named not in in_view
@@ -206,9 +303,11 @@ def test_landmarks_tell_an_item_from_others_of_its_kind():
 
 def test_every_family_is_worded_by_the_simulators_grammar():
     rng = np.random.default_rng(0)
-    beside = {relation_instruction(rng, "lamp", "blue sofa", "", "train") for _ in range(60)}
-    assert "Walk to the lamp that is near the blue sofa." in beside
-    assert len(beside) == len(grammar("train")["next_to"])
+    beside = {relation_instruction(rng, "lamp", "blue sofa", "", "test") for _ in range(60)}
+    assert len(beside) == len(grammar("test")["next_to"])
+    assert "Walk to the lamp that is near the blue sofa." in {
+        relation_instruction(rng, "lamp", "blue sofa", "", "train") for _ in range(60)
+    }
     assert relation_instruction(rng, "lamp", None, "kitchen", "test") in (
         "Head for the lamp that stands in the kitchen.",
         "Inside the kitchen there is a lamp: halt there.",

@@ -222,26 +222,26 @@ def _bearing(pose: Pose, point: Point) -> float:
     return wrapped(math.atan2(point[1] - pose.y, point[0] - pose.x) - pose.yaw)
 
 
-def _door_point(door: Door) -> Point:
+def door_point(door: Door) -> Point:
     return door.x / 100.0, door.y / 100.0
 
 
-def _doors_of(flat: Flat, room: int) -> list[Door]:
+def doors_of(flat: Flat, room: int) -> list[Door]:
     return [door for door in flat.doors if room in door.rooms]
 
 
-def _other_room(door: Door, room: int) -> int:
+def other_room(door: Door, room: int) -> int:
     return door.rooms[1] if door.rooms[0] == room else door.rooms[0]
 
 
 def _told_apart(pose: Pose, doors: Sequence[Door], wanted: Door) -> str:
     """The word for the side `wanted` is on, if no other door is on that side; empty otherwise."""
-    side = _sector(_bearing(pose, _door_point(wanted)))
+    side = _sector(_bearing(pose, door_point(wanted)))
     # A door near the border of a word makes that word ambiguous.
     for door in doors:
         if door is wanted:
             continue
-        bearing = math.degrees(_bearing(pose, _door_point(door)))
+        bearing = math.degrees(_bearing(pose, door_point(door)))
         centre = {"ahead": 0.0, "left": 90.0, "right": -90.0, "behind": 180.0}.get(side, 0.0)
         reach = 40.0 if side in ("ahead", "behind") else 75.0
         if abs(math.degrees(wrapped(math.radians(bearing - centre)))) <= reach:
@@ -249,9 +249,9 @@ def _told_apart(pose: Pose, doors: Sequence[Door], wanted: Door) -> str:
     return side
 
 
-def _entering(door: Door, room: int, flat: Flat) -> Pose:
+def entering(door: Door, room: int, flat: Flat) -> Pose:
     """Half a metre behind a door, looking into `room`."""
-    x, y = _door_point(door)
+    x, y = door_point(door)
     box = flat.rooms[room].box
     if door.along == "x":
         sign = 1 if (box.y0 + box.y1) / 200.0 > y else -1
@@ -267,25 +267,25 @@ def _route_tasks(flat: Flat, draw: Draw) -> list[_Task]:
     for _ in range(40):
         pose = _draw_pose(draw, cells)
         room = flat.room_at(pose.x * 100, pose.y * 100)
-        doors = _doors_of(flat, room)
+        doors = doors_of(flat, room)
         if not doors:
             continue
         first = draw.choice(doors)
         side = _told_apart(pose, doors, first)
-        second_room = _other_room(first, room)
+        second_room = other_room(first, room)
         if not side:
             continue
         words = {"side": side}
         target_room, templates = second_room, "one_door"
-        inside = _entering(first, second_room, flat)
-        onward = [door for door in _doors_of(flat, second_room) if door is not first]
+        inside = entering(first, second_room, flat)
+        onward = [door for door in doors_of(flat, second_room) if door is not first]
         if onward and (draw.chance(50) or not _items_in(flat, second_room)):
             second = draw.choice(onward)
             next_side = _told_apart(inside, onward, second)
-            if next_side not in ("left", "right", "ahead") or _other_room(second, second_room) == room:
+            if next_side not in ("left", "right", "ahead") or other_room(second, second_room) == room:
                 continue
             words["next_side"] = next_side
-            target_room, templates = _other_room(second, second_room), "two_doors"
+            target_room, templates = other_room(second, second_room), "two_doors"
         indices = _items_in(flat, target_room)
         if not indices:
             continue

@@ -74,6 +74,19 @@ def _turns(angle: float) -> list[int]:
     return [TURN_LEFT if angle > 0 else TURN_RIGHT] * count
 
 
+def pixel_plan(pose: Pose, point: Point, cameras: dict[str, Camera]) -> PlanMade | None:
+    """The plan whose pixel goal is a floor point: in the level image if it is in there, else looking down."""
+    x, y = pose.to_local(point)
+    for name in ("level", "look_down"):
+        camera = cameras[name]
+        pixels, depth = camera.project(np.asarray([[x, y, 0.0]]))
+        column, row = round(float(pixels[0, 0])), round(float(pixels[0, 1]))
+        if depth[0] > 0.05 and camera.contains(column, row, EDGE):
+            size = (camera.width, camera.height_px)
+            return PlanMade(KIND_PIXEL_GOAL, (), (column, row), size, name == "look_down", f"{column} {row}")
+    return None
+
+
 class OraclePlanner:
     """Plans for one episode from the robot's true pose. `cameras` are those of the simulator, by name."""
 
@@ -121,7 +134,7 @@ class OraclePlanner:
         for along, point in _samples(path, 0.1, MAX_GOAL_DISTANCE):
             if along < MIN_GOAL_DISTANCE or not self._grid.line_of_sight((pose.x, pose.y), point):
                 continue
-            best = self._pixel_plan(pose, point) or best
+            best = pixel_plan(pose, point, self._cameras) or best
         if best is not None:
             return best
         near = next((p for along, p in _samples(path, 0.05, MAX_GOAL_DISTANCE) if along >= 0.45), path[-1])
@@ -134,18 +147,6 @@ class OraclePlanner:
         if abs(bearing) > tolerance and math.hypot(x, y) > 0.05:
             return actions_plan(_turns(bearing))
         return actions_plan([FORWARD if free else TURN_LEFT])
-
-    def _pixel_plan(self, pose: Pose, point: Point) -> PlanMade | None:
-        """The plan whose pixel goal is a floor point: in the level image if it is in there, else looking down."""
-        x, y = pose.to_local(point)
-        for name in ("level", "look_down"):
-            camera = self._cameras[name]
-            pixels, depth = camera.project(np.asarray([[x, y, 0.0]]))
-            column, row = round(float(pixels[0, 0])), round(float(pixels[0, 1]))
-            if depth[0] > 0.05 and camera.contains(column, row, EDGE):
-                size = (camera.width, camera.height_px)
-                return PlanMade(KIND_PIXEL_GOAL, (), (column, row), size, name == "look_down", f"{column} {row}")
-        return None
 
 
 def _samples(path: Sequence[Point], step: float, limit: float) -> list[tuple[float, Point]]:

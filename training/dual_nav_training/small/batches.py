@@ -13,11 +13,10 @@ from torch.utils.data import Dataset
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small.language import COLOURS, DRIVE, KINDS, NUMBERS, PIXEL_STEP
+from dual_nav_training.small.language import COLOURS, DRIVE, IMAGE_SIDE, KINDS, NUMBERS, PIXEL_STEP
 from dual_nav_training.small.objective import advised
 from dual_nav_training.small.questions import Question, Things, mirrored, questions
-from dual_nav_training.small.views import CELL, CELLS, PIXEL_GOAL, SIDE
-from nav_sim.oracles import SYMBOLS
+from dual_nav_training.small.views import CELL, CELLS, PIXEL_GOAL, SIDE, action_symbols
 from nav_sim.worlds import make_flat
 from s2_planner_node.prompt import PromptProtocol, first_turn
 from s2_planner_node.sequence import ImageRef, expand_image_tokens, rope_positions
@@ -142,7 +141,7 @@ class Collate:
         prompt = self._prompt(question.instruction)
         assert prompt[: self._shared] == packed.ids[: self._shared]
         steps = [min(round(value / PIXEL_STEP), len(NUMBERS) - 1) if drives else 0 for value in (column, row)]
-        answer = f"{DRIVE}{NUMBERS[steps[0]]} {NUMBERS[steps[1]]}" if drives else SYMBOLS[kind] * actions
+        answer = f"{DRIVE}{NUMBERS[steps[0]]} {NUMBERS[steps[1]]}" if drives else action_symbols(kind, actions)
         said = [*self._protocol.encode_answer(answer), self._end]
         queries = list(range(self._queries)) if drives else []
         whole = prompt + said + [self._end] * len(queries)  # where the latent queries go
@@ -160,6 +159,8 @@ class Collate:
         shown = view["cover"][list(question.goals)].sum(0, dtype=np.float32)
         if question.goal >= 0:
             look_at[self._first_cell : self._first_cell + CELLS] = shown / shown.sum()
+        elif drives:  # through a door: the floor behind it
+            look_at[self._first_cell + row * SIDE // IMAGE_SIDE * SIDE + column * SIDE // IMAGE_SIDE] = 1.0
         else:
             look_at[self._first_cell - 1] = 1.0
         colours = [*COLOURS, ""]
@@ -170,7 +171,7 @@ class Collate:
             "pixel": np.asarray(steps),
             "named": np.asarray([KINDS.index(question.named[0]), colours.index(question.named[1])]),
             "look_at": look_at,
-            "waypoints": view["waypoints"][question.goal],
+            "waypoints": view["waypoints"][question.goal] if question.goal >= 0 else view["door_waypoints"],
         }
 
     def token(self, word: str) -> int:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dual_nav_training.small.language import object_instruction
+from dual_nav_training.small.language import object_instruction, route_instruction
 from nav_sim.camera import Camera
 from nav_sim.episodes import footprint_distance, is_in_sight
 from nav_sim.expert import moved
@@ -23,22 +23,28 @@ from s2_planner_node.planner import Plan, Planner
 
 _STRIDE = 0.5  # metres driven on a pixel goal before the planner is asked again
 _MAX_PLANS = 15  # of one instruction
+_ROUTES = 0.2  # of the instructions
 _SIGHT = 6.0  # metres from which on a goal is too far off to start with
 
 
 def visited_poses(simulator: Simulator, planner: Planner, count: int, random: np.random.Generator) -> list[Pose]:
-    """`count` poses at which `planner` was asked, on its way to objects that are in sight of where it started.
+    """`count` poses at which `planner` was asked, on its way to objects in sight of where it started, or on a route.
 
     The robot is put from place to place without physics: along the way to the pixel goal, turned, or a step on.
     """
     flat, poses = simulator.flat, []
     while len(poses) < count:
         goal = int(random.integers(len(flat.items)))
-        pose = _start(flat, goal, random)
-        if pose is None:
-            continue
-        alike = [item for item in flat.items if item.name == flat.items[goal].name]
-        planner.start_episode(object_instruction(random, flat.items[goal].name, len(alike) > 1))
+        name = flat.items[goal].name
+        if random.random() < _ROUTES:
+            pose = Pose(*Grid.centre(*random.choice(np.argwhere(flat.drivable))), random.uniform(-math.pi, math.pi))
+            instruction = route_instruction(random, name)
+        else:
+            pose = _start(flat, goal, random)
+            if pose is None:
+                continue
+            instruction = object_instruction(random, name, sum(item.name == name for item in flat.items) > 1)
+        planner.start_episode(instruction)
         for _ in range(_MAX_PLANS):
             poses.append(pose)
             simulator.reset(pose.x, pose.y, pose.yaw)

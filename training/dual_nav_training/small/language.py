@@ -106,7 +106,9 @@ _SYLLABLES = re.findall(
 
 
 def object_instruction(rng: np.random.Generator, name: str, several: bool, split: str = "train") -> str:
-    """A sentence of the grammar that sends the robot to an object. several: any of those so named will do."""
+    """A sentence that sends the robot to an object. several: any of those so named will do."""
+    if _worded_freely(rng, split):
+        return _sentence(rng, _named(rng, name))
     phrase = _choice(rng, grammar(split)["any" if several else "unique"]).format(object=name)
     return _worded(rng, "object", {"object": phrase}, split)
 
@@ -115,6 +117,11 @@ def relation_instruction(
     rng: np.random.Generator, name: str, landmark: str | None, room: str, split: str = "train"
 ) -> str:
     """A sentence that sends the robot to an object next to a landmark, or without one to the object in a room."""
+    if _worded_freely(rng, split):
+        if landmark is not None:
+            return _sentence(rng, _named(rng, name), _named(rng, landmark))
+        parts = [_named(rng, name), _named(rng, room)]
+        return _sentence(rng, *(parts if rng.random() < 0.5 else reversed(parts)))
     if landmark is None:
         return _worded(rng, "in_room", {"object": name, "room": room}, split)
     return _worded(rng, "next_to", {"object": name, "landmark": landmark}, split)
@@ -122,6 +129,9 @@ def relation_instruction(
 
 def route_instruction(rng: np.random.Generator, name: str, split: str = "train") -> str:
     """A sentence that sends the robot through one or two doors, whichever, to an object."""
+    if _worded_freely(rng, split):
+        doors = [_door(rng) for _ in range(rng.integers(1, 3))]
+        return _sentence(rng, *doors, _named(rng, name))
     rules = grammar(split)
     sides = {side: _choice(rng, list(rules[side].values())) for side in ("side", "next_side")}
     return _worded(rng, _choice(rng, ("one_door", "two_doors")), {"object": name, **sides}, split)
@@ -130,6 +140,51 @@ def route_instruction(rng: np.random.Generator, name: str, split: str = "train")
 def _worded(rng: np.random.Generator, rule: str, words: dict[str, str], split: str) -> str:
     sentence = _choice(rng, grammar(split)[rule]).format(**words)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence)
+
+
+# Half of the sentences of the training are in no grammar: what is named, in its order, among words of any meaning. So
+# what must be understood is which words are names, whether there is a door, and which comes first.
+_FREELY = 0.5
+_FILLERS = re.findall(
+    r"\w+",
+    "please now you we me my your it this that there here one so and or with from for of on off up down out "
+    "over under along across around toward until when once after which who what keep being is are be can could "
+    "would should will shall must let us have has get take use make turn bring come drive travel roll proceed "
+    "continue start finish stay rest pause end reach find see spot search approach visit just away first then "
+    "last also still straight directly slowly quickly carefully simply kindly robot hey okay want need like "
+    "time place way side back near next by beside against behind before placed located standing sitting found "
+    "exactly somewhere everything its own",
+)
+_SIDES = re.findall(r"\w+", "left right ahead front behind straight back")
+
+
+def _worded_freely(rng: np.random.Generator, split: str) -> bool:
+    return split == "train" and rng.random() < _FREELY
+
+
+def _named(rng: np.random.Generator, name: str) -> str:
+    return " ".join(filter(None, (_choice(rng, ("the", "the", "a", "any", "some", "one", "that", "")), name)))
+
+
+def _door(rng: np.random.Generator) -> str:
+    words = [_choice(rng, ("the", "a", "that", "")), "door"]
+    side = [*_fillers(rng, 0, 3), _choice(rng, _SIDES), *_fillers(rng, 0, 2)] if rng.random() < 0.8 else []
+    return " ".join(filter(None, words + side if rng.random() < 0.8 else side + words))
+
+
+def _fillers(rng: np.random.Generator, least: int, most: int) -> list[str]:
+    count = rng.integers(least, most + 1)
+    return [_choice(rng, _FILLERS) if rng.random() < 0.6 else _made_up(rng) for _ in range(count)]
+
+
+def _sentence(rng: np.random.Generator, *parts: str) -> str:
+    """The parts in their order, with fillers around them."""
+    words = _fillers(rng, 0 if rng.random() < 0.1 else 1, 5)
+    for number, part in enumerate(parts):
+        words += [*(_fillers(rng, 1, 4) if number else []), part + ("," if rng.random() < 0.1 else "")]
+    words += _fillers(rng, 1, 4) if rng.random() < 0.4 else []
+    text = " ".join(words).rstrip(",")
+    return text[0].upper() + text[1:] + _choice(rng, (".", ".", ".", "", "!"))
 
 
 def with_unknown_words(rng: np.random.Generator, sentence: str) -> str:

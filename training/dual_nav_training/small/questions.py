@@ -2,7 +2,8 @@
 
 Half of them name an object in view. The others name one that is not there, mostly with the colour or the kind of one
 that is: without them it would be enough to look for either. Most name the object alone, others a landmark or a room
-beside it, or a way; of a way only its end matters to somebody without memory.
+beside it, or a way. Of a way only its end matters to somebody without memory; as long as that is not in view, any
+door straight ahead will do.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Question:
     """An instruction and its answer (kind, number of actions, column, row; see views.py).
 
     named: kind and colour that the goal is called by, the colour empty where it is not said. goals: items that fulfil
-    the instruction, none when none is in view; `goal`: the one the answer leads to, or -1.
+    the instruction, none when none is in view; `goal`: the one the answer leads to, or -1 (around or through a door).
     """
 
     instruction: str
@@ -79,7 +80,11 @@ def mirrored(view: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     answers[turns, 0] = TURN_LEFT + TURN_RIGHT - answers[turns, 0]
     pixels = answers[:, 0] == PIXEL_GOAL
     answers[pixels, 2] = IMAGE_SIDE - 1 - answers[pixels, 2]
-    return turned | {"answers": answers, "waypoints": view["waypoints"] * np.asarray([1, -1], np.float32)}
+    door = view["door"].copy()
+    if door[0] == PIXEL_GOAL:
+        door[2] = IMAGE_SIDE - 1 - door[2]
+    ways = {name: view[name] * np.asarray([1, -1], np.float32) for name in ("waypoints", "door_waypoints")}
+    return turned | ways | {"answers": answers, "door": door}
 
 
 def questions(
@@ -149,6 +154,8 @@ class _Asker:
                 colour = ""
             if family >= _RELATIONS:
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
+                if family < _RELATIONS + _ROUTES and self._view["door"][0] >= 0:
+                    return self._question(sentence, (kind, colour), answer=self._view["door"])
             else:
                 marks = [i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS]
                 marks = [i for i in marks if names[i][0] != kind]
@@ -178,12 +185,19 @@ class _Asker:
         return options[self._rng.integers(len(options))]
 
     def _question(
-        self, sentence: str, named: tuple[str, str], goals: tuple[int, ...] = (), goal: int = -1
+        self,
+        sentence: str,
+        named: tuple[str, str],
+        goals: tuple[int, ...] = (),
+        goal: int = -1,
+        answer: Sequence[int] = _NOT_IN_VIEW,
     ) -> Question:
         if self._split == "train":
             sentence = with_unknown_words(self._rng, sentence)
-        answer = _NOT_IN_VIEW if goal < 0 else tuple(self._view["answers"][goal].tolist())
-        return Question(sentence, named, answer, goals, goal)
+        if goal >= 0:
+            answer = self._view["answers"][goal]
+        kind, actions, column, row = (int(value) for value in answer)
+        return Question(sentence, named, (kind, actions, column, row), goals, goal)
 
 
 def _name(kind: str, colour: str) -> str:

@@ -37,7 +37,8 @@ from dual_nav_training.trainer import NavTrainer
 from s2_planner_node.prompt import PromptProtocol
 
 READ, AGAIN = "read", "again"
-_VISION_SHARE = 0.3  # with all of the learning rate it forgets what it has learned to see while all else is new
+# With all of the learning rate the vision tower forgets what it has learned to see while all else is new.
+_VISION_SHARE = {GROUND: 0.3, AGAIN: 0.5}
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stages = [
         Stage(SEE, SEE, options.see_steps, 2 * options.images, 0),
         Stage(READ, GROUND, options.read_steps, options.images, options.questions, vision=0.0),
-        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, 8e-4, _VISION_SHARE),
+        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, 8e-4, _VISION_SHARE[GROUND]),
     ]
     if options.visited:
-        again = Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4, _VISION_SHARE)
-        stages.append(again)
+        share = _VISION_SHARE[AGAIN]
+        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 6e-4, share))
     try:
         model = train(
             options.views,

@@ -28,9 +28,28 @@ from tqdm import tqdm
 from dual_nav_training.small.drive import visited_poses
 from dual_nav_training.small.language import IMAGE_SIDE
 from nav_sim.camera import Camera
-from nav_sim.episodes import footprint_distance, is_in_sight
-from nav_sim.grid import Grid, Point
-from nav_sim.oracles import TURN_LEFT, OraclePlanner, PlanMade, actions_plan
+from nav_sim.episodes import (
+    door_point,
+    doors_of,
+    entering,
+    footprint_distance,
+    is_in_sight,
+    nearest_footprint_point,
+    other_room,
+)
+from nav_sim.grid import Grid, Point, clear_line, grid_of
+from nav_sim.oracles import (
+    FORWARD,
+    FORWARD_STEP,
+    STOP,
+    SYMBOLS,
+    TURN_LEFT,
+    TURN_STEP,
+    OraclePlanner,
+    PlanMade,
+    actions_plan,
+    pixel_plan,
+)
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
 from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
 from s2_planner_node.image_processor import resize_rgb
@@ -42,11 +61,18 @@ CELLS = SIDE * SIDE
 MAX_PIXELS = CELLS * CELL**2  # of the checkpoint's image processor: gives these cells
 CAMERA = Camera(384, 288)  # as the robot's, in fewer pixels: rendering takes half of the time
 
-LOOK_AROUND = actions_plan([TURN_LEFT] * 3)  # when the goal is not in view; each thing comes by twice in a turn
+# When the goal is not in view. Five of 15 degrees: a little less than what the camera sees, and when nothing was
+# found the next time around looks elsewhere, in all 24 directions; a number that 24 can be divided by would ask the
+# same questions again.
+LOOK_AROUND = actions_plan([TURN_LEFT] * 5)
 IN_VIEW = 4e-4  # share of the image's pixels from which on an object is answered for
 WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
 PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
 STOP_DISTANCE = 0.85  # metres to a footprint: any closer, and low things leave the image
+LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and the STOP are one answer
+_LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
+_DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
+_DOOR_AHEAD = math.radians(27.0)  # bearing within which a door is gone to: not back through the one just passed
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
 
@@ -65,6 +91,7 @@ class SeenGoalPlanner(OraclePlanner):
     def __init__(self, flat: Flat, goal: int) -> None:
         super().__init__(_Goals(flat, (goal,)), {"level": CAMERA, "look_down": CAMERA})
         self._enough = max(self._enough, STOP_DISTANCE)
+        self._passable = flat.passable
 
     def path(self, point: Point) -> list[Point]:
         """The way from there."""
@@ -80,6 +107,49 @@ class SeenGoalPlanner(OraclePlanner):
         x, y = (np.interp(along, driven, coordinate) for coordinate in zip(*path, strict=True))
         return plan, np.asarray([pose.to_local(point) for point in zip(x, y, strict=True)], np.float32)
 
+    def _at_goal(self, pose: Pose, path: list[Point]) -> PlanMade | None:
+        """As the oracle's, but the steps before the STOP belong to its answer.
+
+        How far off something low is can hardly be seen from near. Said from farther off, and all at once, an answer
+        that is a step wrong is still good enough.
+        """
+        here, (goal,) = (pose.x, pose.y), self._goals
+        distance = footprint_distance(self._flat.items[goal], here)
+        if distance > max(LAST_STEPS_FROM, self._enough) or not is_in_sight(self._flat, goal, here):
+            return None
+        x, y = pose.to_local(nearest_footprint_point(self._flat.items[goal], here))
+        if abs(math.atan2(y, x)) > TURN_STEP:
+            return super()._at_goal(pose, path)
+        for steps in range(math.ceil(max(0.0, distance - _LAST_STEPS_TO) / FORWARD_STEP), -1, -1):
+            end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
+            near = distance - steps * FORWARD_STEP <= self._enough
+            if near and (not steps or clear_line(self._passable, here, end)):
+                return actions_plan([FORWARD] * steps + [STOP])
+        return None
+
+
+def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
+    """A pixel goal through the door that is most straight ahead, and the way there as of `SeenGoalPlanner.answer`;
+    None where no door is that one could drive to in a straight line."""
+    room, grid, here = flat.room_at(pose.x * 100, pose.y * 100), grid_of(flat), (pose.x, pose.y)
+    found: tuple[float, PlanMade, np.ndarray] | None = None
+    for door in doors_of(flat, room):
+        inside = entering(door, other_room(door, room), flat)
+        x, y = door_point(door)
+        for beyond in _DOOR_TARGETS:
+            target = x + beyond * math.cos(inside.yaw), y + beyond * math.sin(inside.yaw)
+            local = pose.to_local(target)
+            aside = abs(math.atan2(local[1], local[0]))
+            if aside > _DOOR_AHEAD or not grid.drivable_line(here, target):
+                continue
+            plan = pixel_plan(pose, target, {"level": CAMERA, "look_down": CAMERA})
+            if plan is not None and (found is None or aside < found[0]):
+                along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP / math.hypot(*local), 1.0)
+                found = aside, plan, (along[:, None] * local).astype(np.float32)
+            if plan is not None:
+                break
+    return found and found[1:]
+
 
 # ---------------------------------------------------------------------------------------------------------- views
 
@@ -90,13 +160,14 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
     image (N, 196, 196, 3) uint8; of its cells in reading order: cover (N, MAX_ITEMS, CELLS) uint8, 255 x share of
     the cell that shows the item; floor (N, CELLS) uint8, 255 x share of floor; distance (N, CELLS) float16 metres.
     shares (N, MAX_ITEMS) of the image's pixels; answers (N, MAX_ITEMS, 4) int16: kind (see PIXEL_GOAL), how many
-    actions, column and row (of IMAGE_SIDE), or -1 for items not in view; waypoints (N, MAX_ITEMS, WAYPOINTS, 2);
-    poses (N, 3).
+    actions (for STOP: with the steps before it), column and row (of IMAGE_SIDE), or -1 for items not in view;
+    waypoints (N, MAX_ITEMS, WAYPOINTS, 2); door (N, 4), door_waypoints (N, WAYPOINTS, 2) the same of the way to a
+    door; poses (N, 3).
     """
     flat, random = make_flat(seed), np.random.default_rng(seed)
     views = []
     with Simulator(flat, Config(camera=CAMERA)) as simulator:
-        planners: dict[int, SeenGoalPlanner | None] = {}
+        adviser = Adviser(flat)
         if planner is None:
             poses = [draw_pose(flat, random) for _ in range(count)]
         else:
@@ -104,26 +175,51 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
         for pose in poses:
             simulator.reset(pose.x, pose.y, pose.yaw)
             view = look(simulator)
-            answers = np.full((MAX_ITEMS, 4), -1, np.int16)
-            waypoints = np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32)
-            for item in np.flatnonzero(view["shares"] > IN_VIEW).tolist():
-                if item not in planners:
-                    planners[item] = planner_to(flat, item)
-                if planners[item] is not None:
-                    plan, waypoints[item] = planners[item].answer(pose)
-                    answers[item] = encoded(plan)
-            views.append({**view, "answers": answers, "waypoints": waypoints, "poses": np.asarray(astuple(pose))})
+            views.append(view | adviser.answers(pose, view["shares"]) | {"poses": np.asarray(astuple(pose))})
     return {name: np.stack([view[name] for view in views]) for name in views[0]}
+
+
+class Adviser:
+    """What to answer in a flat, whatever is the goal."""
+
+    def __init__(self, flat: Flat) -> None:
+        self._flat = flat
+        self._planners: dict[int, SeenGoalPlanner | None] = {}
+
+    def answers(self, pose: Pose, shares: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of the arrays of `views_of` that say what to do. shares: (MAX_ITEMS,), of the image's pixels."""
+        made = {
+            "answers": np.full((MAX_ITEMS, 4), -1, np.int16),
+            "waypoints": np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32),
+            "door": np.full(4, -1, np.int16),
+            "door_waypoints": np.zeros((WAYPOINTS, 2), np.float32),
+        }
+        for item in np.flatnonzero(shares > IN_VIEW).tolist():
+            if item not in self._planners:
+                self._planners[item] = planner_to(self._flat, item)
+            planner = self._planners[item]
+            if planner is not None:
+                plan, made["waypoints"][item] = planner.answer(pose)
+                made["answers"][item] = encoded(plan)
+        door = way_to_door(self._flat, pose)
+        if door is not None:
+            made["door"][:], made["door_waypoints"] = encoded(door[0]), door[1]
+        return made
 
 
 def encoded(plan: PlanMade) -> tuple[int, int, int, int]:
     """Kind, number of actions, column and row of an answer; pixels as the planner counts them."""
     if plan.pixel_goal is None:
-        return plan.actions[0], len(plan.actions), -1, -1
+        return plan.actions[-1], len(plan.actions), -1, -1
     column, row = (
         int((value + 0.5) * IMAGE_SIDE / size) for value, size in zip(plan.pixel_goal, plan.image_size, strict=True)
     )
     return PIXEL_GOAL, 1, column, row
+
+
+def action_symbols(kind: int, count: int) -> str:
+    """How an answer of `count` actions that is no pixel goal is said."""
+    return SYMBOLS[FORWARD] * (count - 1) + SYMBOLS[STOP] if kind == STOP else SYMBOLS[kind] * count
 
 
 def planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:

@@ -11,7 +11,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -24,25 +24,27 @@ from dual_nav_training.small.language import (
     IMAGE_SIDE,
     TEMPLATE,
     object_instruction,
+    route_instruction,
     with_unknown_words,
 )
 from dual_nav_training.small.views import (
     CAMERA,
     IN_VIEW,
-    SeenGoalPlanner,
     draw_pose,
     encoded,
     look,
     planner_to,
+    way_to_door,
     write_flats,
 )
 from dual_nav_training.trajectory_labels import dual_label
-from nav_sim.grid import Point, clear_line
-from nav_sim.oracles import PlanMade, goal_on_floor
+from nav_sim.grid import Point, clear_line, grid_of
+from nav_sim.oracles import COMFORT, PlanMade, goal_on_floor
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
 from nav_sim.worlds import Flat, make_flat
 from s1_controller_node.preprocess import clip_depth, resize_depth, resize_rgb
 
+_DOORS = 0.3  # of the ways, where there is a door ahead
 FRAMES = 4  # of a way; the first is the planner's
 _DRIVEN = ((0.0, 0.3), (0.2, 0.8), (0.5, 1.5))  # metres, of the frames behind the first
 _ASIDE, _ASKEW = 0.05, math.radians(10)  # standard deviation of where they are about the way
@@ -65,22 +67,39 @@ def ways_of(seed: int, count: int, image_size: int) -> dict[str, np.ndarray]:
             pose = draw_pose(flat, random)
             simulator.reset(pose.x, pose.y, pose.yaw)
             view = look(simulator)
-            for item in random.permutation(np.flatnonzero(view["shares"] > IN_VIEW)).tolist():
-                planner = planner_to(flat, item)
-                plan = planner and planner.answer(pose)[0]
-                if plan and plan.pixel_goal is not None:
-                    named = _instruction(flat, item, random)
-                    way = _way(simulator, planner, plan, pose, image_size, random)
-                    ways.append({"image": view["image"], "instruction": named, **way})
-                    break
+            goal = _goal(flat, pose, view["shares"], random)
+            if goal is not None:
+                instruction, plan, path_from = goal
+                way = _way(simulator, path_from, plan, pose, image_size, random)
+                ways.append({"image": view["image"], "instruction": np.asarray(instruction, dtype="U256"), **way})
             if len(ways) == count:
                 break
     return {name: np.stack([way[name] for way in ways]) for name in ways[0]}
 
 
+def _goal(
+    flat: Flat, pose: Pose, shares: np.ndarray, random: np.random.Generator
+) -> tuple[str, PlanMade, Callable[[Point], list[Point]]] | None:
+    """An instruction whose answer is a pixel goal, that answer, and the way to come from anywhere."""
+    door = way_to_door(flat, pose) if random.random() < _DOORS else None
+    if door is not None:
+        plan, _ = door
+        on_floor = goal_on_floor(plan, {"level": CAMERA})
+        assert on_floor is not None
+        behind = grid_of(flat, COMFORT).to_point(pose.to_world(on_floor))
+        item = flat.items[random.integers(len(flat.items))]
+        return with_unknown_words(random, route_instruction(random, item.name)), plan, behind.path
+    for item in random.permutation(np.flatnonzero(shares > IN_VIEW)).tolist():
+        planner = planner_to(flat, item)
+        plan = planner and planner.answer(pose)[0]
+        if plan and plan.pixel_goal is not None:
+            return _instruction(flat, item, random), plan, planner.path
+    return None
+
+
 def _way(
     simulator: Simulator,
-    planner: SeenGoalPlanner,
+    path_from: Callable[[Point], list[Point]],
     plan: PlanMade,
     pose: Pose,
     image_size: int,
@@ -89,7 +108,7 @@ def _way(
     on_floor = goal_on_floor(plan, {"level": CAMERA})
     assert on_floor is not None
     goal = pose.to_world(on_floor)
-    poses = [pose, *_on_the_way(simulator.flat, planner.path((pose.x, pose.y)), goal, pose, random)]
+    poses = [pose, *_on_the_way(simulator.flat, path_from((pose.x, pose.y)), goal, pose, random)]
     rgb, depth, trajectories = [], [], []
     for place in poses:
         simulator.reset(place.x, place.y, place.yaw)
@@ -97,7 +116,7 @@ def _way(
         rgb.append(resize_rgb(colours, image_size))
         prepared = np.maximum(clip_depth(resize_depth(distances, image_size)), 0)
         depth.append(np.round(prepared / _MILLIMETRE).astype(np.uint16))
-        path = _until(planner.path((place.x, place.y)), goal)
+        path = _until(path_from((place.x, place.y)), goal)
         trajectories.append(dual_label(np.asarray([place.to_local(point) for point in path])))
     return {
         "goal": np.asarray(encoded(plan)[2:], np.int16),
@@ -108,10 +127,10 @@ def _way(
     }
 
 
-def _instruction(flat: Flat, item: int, random: np.random.Generator) -> np.ndarray:
+def _instruction(flat: Flat, item: int, random: np.random.Generator) -> str:
     name = flat.items[item].name
     alike = sum(other.name == name for other in flat.items)
-    return np.asarray(with_unknown_words(random, object_instruction(random, name, alike > 1)), dtype="U256")
+    return with_unknown_words(random, object_instruction(random, name, alike > 1))
 
 
 def _on_the_way(flat: Flat, path: list[Point], goal: Point, start: Pose, random: np.random.Generator) -> list[Pose]:
