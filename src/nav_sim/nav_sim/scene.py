@@ -10,10 +10,11 @@ halve, and gives depth cues all the same.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -478,7 +479,15 @@ def _store(model: mujoco.MjModel, path: Path) -> None:
     mujoco.mj_saveModel(model, str(partial), None)
     partial.replace(path)
     kept = 0
-    for old in sorted(path.parent.glob("*.mjb"), key=lambda p: -p.stat().st_mtime):
-        kept += old.stat().st_size
+    for _used, size, old in sorted(_cached_scenes(path.parent), reverse=True):
+        kept += size
         if kept > CACHE_BYTES:
             old.unlink(missing_ok=True)
+
+
+def _cached_scenes(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When last used, bytes and file of each scene; other processes may remove some meanwhile."""
+    for file in folder.glob("*.mjb"):
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            yield stat.st_mtime, stat.st_size, file

@@ -1,9 +1,11 @@
 """The furniture catalogue, and the models behind it where they have been fetched."""
 
+import os
+
 import numpy as np
 import pytest
 
-from nav_sim import furniture
+from nav_sim import furniture, scene
 from nav_sim.camera import Camera
 from nav_sim.scene import build_spec, load_scene
 from nav_sim.simulator import Config, Simulator
@@ -105,3 +107,23 @@ def test_a_scene_comes_from_the_cache_and_a_broken_one_is_built_again(tmp_path, 
     assert cached.stat().st_size > 100_000
     load_scene(flat, "furniture", Camera(height=0.8))
     assert len(list((tmp_path / "scenes").glob("*"))) == 2
+
+
+@models
+def test_a_full_cache_drops_what_was_not_used_for_longest_whatever_other_processes_remove(tmp_path, monkeypatch):
+    archives = furniture.archives_folder()
+    monkeypatch.setenv("NAV_SIM_STATE", str(tmp_path))
+    monkeypatch.setattr(furniture, "archives_folder", lambda: archives)
+    flat, camera = make_flat(7), Camera(64, 48)
+    folder = tmp_path / "scenes"
+    load_scene(flat, "furniture", camera)
+    (used,) = folder.glob("*.mjb")
+    (folder / "removed.mjb").symlink_to(folder / "nowhere")  # listed, but gone when it is looked at
+    old = folder / "old.mjb"
+    old.write_bytes(bytes(1000))
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(scene, "CACHE_BYTES", used.stat().st_size + 500)
+    used.unlink()
+    load_scene(flat, "furniture", camera)
+    assert used.is_file()
+    assert not old.exists()
