@@ -64,7 +64,7 @@ def settings(steps: int, plans: int, learning_rate: float, seed: int) -> TrainCo
         dropout=0.0,
         augment=False,
         vary_wording=False,
-        export_precision="float32",
+        export_precision="float16",
         trainer={
             "max_steps": steps,
             "per_device_train_batch_size": plans,
