@@ -69,7 +69,8 @@ def goal_on_floor(plan: PlanMade, cameras: dict[str, Camera]) -> Point | None:
     )
 
 
-def _turns(angle: float) -> list[int]:
+def turns(angle: float) -> list[int]:
+    """Those of a plan that turns by an angle [rad], one at least."""
     count = min(MAX_ACTIONS, max(1, round(abs(angle) / TURN_STEP)))
     return [TURN_LEFT if angle > 0 else TURN_RIGHT] * count
 
@@ -126,7 +127,7 @@ class OraclePlanner:
         bearing = math.atan2(y, x)
         if abs(bearing) <= TURN_STEP:
             return actions_plan([STOP])
-        return actions_plan(_turns(bearing))
+        return actions_plan(turns(bearing))
 
     def _toward(self, pose: Pose, path: list[Point]) -> PlanMade:
         """The farthest point of the path that can be seen, as a pixel goal; turns or a step where there is none."""
@@ -145,7 +146,7 @@ class OraclePlanner:
         free = clear_line(self._flat.passable, (pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0)))
         tolerance = TURN_STEP if free and path_length(path) < FORWARD_STEP else TURN_STEP / 2
         if abs(bearing) > tolerance and math.hypot(x, y) > 0.05:
-            return actions_plan(_turns(bearing))
+            return actions_plan(turns(bearing))
         return actions_plan([FORWARD if free else TURN_LEFT])
 
 

@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if options.visited:
         share = _VISION_SHARE[AGAIN]
-        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 6e-4, share))
+        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4, share))
     try:
         model = train(
             options.views,

@@ -49,6 +49,7 @@ from nav_sim.oracles import (
     PlanMade,
     actions_plan,
     pixel_plan,
+    turns,
 )
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
 from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
@@ -69,6 +70,8 @@ IN_VIEW = 4e-4  # share of the image's pixels from which on an object is answere
 WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
 PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
 STOP_DISTANCE = 0.85  # metres to a footprint: any closer, and low things leave the image
+NEAR = 1.9  # metres to a footprint from where on it is steps and turns, no pixel goals any more
+_STEPS_TO = 1.0  # metres
 LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and the STOP are one answer
 _LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
 _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
@@ -91,7 +94,6 @@ class SeenGoalPlanner(OraclePlanner):
     def __init__(self, flat: Flat, goal: int) -> None:
         super().__init__(_Goals(flat, (goal,)), {"level": CAMERA, "look_down": CAMERA})
         self._enough = max(self._enough, STOP_DISTANCE)
-        self._passable = flat.passable
 
     def path(self, point: Point) -> list[Point]:
         """The way from there."""
@@ -100,32 +102,46 @@ class SeenGoalPlanner(OraclePlanner):
     def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
         path = self.path((pose.x, pose.y))
-        plan = self._at_goal(pose, path) or self._toward(pose, path)
+        plan = self._near(pose) or self._at_goal(pose, path) or self._toward(pose, path)
         lengths = [math.dist(a, b) for a, b in pairwise(path)]
         driven = np.concatenate([[0.0], np.cumsum(lengths)])
         along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP, driven[-1])
         x, y = (np.interp(along, driven, coordinate) for coordinate in zip(*path, strict=True))
         return plan, np.asarray([pose.to_local(point) for point in zip(x, y, strict=True)], np.float32)
 
-    def _at_goal(self, pose: Pose, path: list[Point]) -> PlanMade | None:
-        """As the oracle's, but the steps before the STOP belong to its answer.
+    def _near(self, pose: Pose) -> PlanMade | None:
+        """What there is to do near the goal where nothing is in between: turns towards it, steps, and the STOP.
 
-        How far off something low is can hardly be seen from near. Said from farther off, and all at once, an answer
-        that is a step wrong is still good enough.
+        All of it can be told from where the goal is in the image. The oracle's way, which may lead around things that
+        are not in view, cannot: trained on that, a planner turned to and fro a metre and a half before its goal.
+
+        The last steps and the STOP are one answer. How far off something low is can hardly be seen from near. Said
+        from farther off, and all at once, an answer that is a step wrong is still good enough.
         """
         here, (goal,) = (pose.x, pose.y), self._goals
-        distance = footprint_distance(self._flat.items[goal], here)
-        if distance > max(LAST_STEPS_FROM, self._enough) or not is_in_sight(self._flat, goal, here):
+        point = nearest_footprint_point(self._flat.items[goal], here)
+        distance = math.dist(point, here)
+        if distance > NEAR or not is_in_sight(self._flat, goal, here):
             return None
-        x, y = pose.to_local(nearest_footprint_point(self._flat.items[goal], here))
-        if abs(math.atan2(y, x)) > TURN_STEP:
-            return super()._at_goal(pose, path)
+        share = max(0.0, distance - max(_LAST_STEPS_TO, self._enough - 0.1)) / max(distance, 1e-6)
+        before = here[0] + share * (point[0] - here[0]), here[1] + share * (point[1] - here[1])
+        if not clear_line(self._flat.passable, here, before):
+            return None
+        x, y = pose.to_local(point)
+        bearing = math.atan2(y, x)
+        if abs(bearing) > TURN_STEP:
+            return actions_plan(turns(bearing))
+        if distance > LAST_STEPS_FROM:
+            steps = math.floor((distance - _STEPS_TO) / FORWARD_STEP)
+            return actions_plan([FORWARD] * steps) if self._is_free(pose, steps) else None
         for steps in range(math.ceil(max(0.0, distance - _LAST_STEPS_TO) / FORWARD_STEP), -1, -1):
-            end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
-            near = distance - steps * FORWARD_STEP <= self._enough
-            if near and (not steps or clear_line(self._passable, here, end)):
+            if distance - steps * FORWARD_STEP <= self._enough and self._is_free(pose, steps):
                 return actions_plan([FORWARD] * steps + [STOP])
         return None
+
+    def _is_free(self, pose: Pose, steps: int) -> bool:
+        end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
+        return not steps or clear_line(self._flat.passable, (pose.x, pose.y), end)
 
 
 def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
