@@ -3,7 +3,7 @@
 Half of them name an object in view. The others name one that is not there, mostly with the colour or the kind of one
 that is: without them it would be enough to look for either. Most name the object alone, others a landmark or a room
 beside it, or a way. Of a way only its end matters to somebody without memory; as long as that is not in view, any
-door straight ahead will do.
+door ahead will do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from nav_sim.worlds import LANDMARKS, Flat
 CLEARLY_IN_VIEW = 1.6e-3  # share of an image's pixels from which on somebody must have seen it
 HARDLY_IN_VIEW = 1e-5  # share below which nobody can have seen it
 _NOT_IN_VIEW = encoded(LOOK_AROUND)
+# Pixels of a door from the middle of the image at which it is gone through to look for something that may as well be
+# here: in one of the 24 directions, so that it is mostly looked for here first.
+_STRAIGHT_AHEAD = 40
 _RELATIONS, _ROUTES = 0.25, 0.15  # of the questions
 
 
@@ -145,7 +148,7 @@ class _Asker:
                 goal = self._one_of(others)
                 landmark = self._called(self._one_of(self._things.landmarks[goal]))
                 sentence = relation_instruction(rng, names[goal][0], landmark, "", self._split)
-                return self._question(sentence, (names[goal][0], ""))
+                return self._question(sentence, (names[goal][0], ""), answer=self._elsewhere(family))
         for _ in range(20):
             kind, colour = self._near_miss()
             if (kind, colour) in seen:
@@ -154,15 +157,20 @@ class _Asker:
                 colour = ""
             if family >= _RELATIONS:
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
-                if family < _RELATIONS + _ROUTES and self._view["door"][0] >= 0:
-                    return self._question(sentence, (kind, colour), answer=self._view["door"])
             else:
                 marks = [i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS]
                 marks = [i for i in marks if names[i][0] != kind]
                 landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
                 sentence = relation_instruction(rng, _name(kind, colour), landmark, self._one_of(ROOMS), self._split)
-            return self._question(sentence, (kind, colour))
+            return self._question(sentence, (kind, colour), answer=self._elsewhere(family))
         return None
+
+    def _elsewhere(self, family: float) -> Sequence[int]:
+        """The answer while the goal is not in view."""
+        door = self._view["door"]
+        on_route = _RELATIONS <= family < _RELATIONS + _ROUTES
+        ahead = abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD
+        return door if door[0] >= 0 and (on_route or ahead) else _NOT_IN_VIEW
 
     def _near_miss(self) -> tuple[str, str]:
         """Kind and colour: those of an item in view but for one of both, or of any item."""

@@ -2,7 +2,7 @@
 
 A view is the level image in the size the small planner sees, what each image cell shows, and for every object in view
 the answer that leads to it. The answers are those of somebody who knows the map but only speaks of what can be seen:
-towards an object in view as the oracle goes; whoever does not see his goal looks around.
+towards an object in view, around what hides its foot as the oracle goes; whoever does not see his goal looks around.
 
 `python -m dual_nav_training.small.views OUT --flats 500` writes one file for each flat of the training split; with
 `--planner MODEL` from the places where that planner takes the robot.
@@ -41,6 +41,7 @@ from nav_sim.grid import Grid, Point, clear_line, grid_of
 from nav_sim.oracles import (
     FORWARD,
     FORWARD_STEP,
+    MAX_GOAL_DISTANCE,
     STOP,
     SYMBOLS,
     TURN_LEFT,
@@ -52,7 +53,7 @@ from nav_sim.oracles import (
     turns,
 )
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
-from nav_sim.worlds import MAX_ITEMS, Flat, make_flat
+from nav_sim.worlds import MAX_ITEMS, Flat, Item, make_flat
 from s2_planner_node.image_processor import resize_rgb
 from s2_planner_node.planner import Planner, PlannerConfig, load_planner
 
@@ -76,6 +77,7 @@ LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and
 _LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
 _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
 _DOOR_AHEAD = math.radians(27.0)  # bearing within which a door is gone to: not back through the one just passed
+_DISTANCES = ((math.inf, math.inf), (2.5, 9.0), (0.5, 4.5), (0.4, 1.9))  # metres from an object of views of it
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
 
@@ -102,7 +104,7 @@ class SeenGoalPlanner(OraclePlanner):
     def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
         path = self.path((pose.x, pose.y))
-        plan = self._near(pose) or self._at_goal(pose, path) or self._toward(pose, path)
+        plan = self._near(pose) or self._straight(pose) or self._at_goal(pose, path) or self._toward(pose, path)
         lengths = [math.dist(a, b) for a, b in pairwise(path)]
         driven = np.concatenate([[0.0], np.cumsum(lengths)])
         along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP, driven[-1])
@@ -113,35 +115,61 @@ class SeenGoalPlanner(OraclePlanner):
         """What there is to do near the goal where nothing is in between: turns towards it, steps, and the STOP.
 
         All of it can be told from where the goal is in the image. The oracle's way, which may lead around things that
-        are not in view, cannot: trained on that, a planner turned to and fro a metre and a half before its goal.
+        are not in view and ends facing the nearest point of the goal, cannot: trained on that, a planner turned to
+        and fro a metre and a half before its goal.
 
         The last steps and the STOP are one answer. How far off something low is can hardly be seen from near. Said
         from farther off, and all at once, an answer that is a step wrong is still good enough.
         """
         here, (goal,) = (pose.x, pose.y), self._goals
-        point = nearest_footprint_point(self._flat.items[goal], here)
-        distance = math.dist(point, here)
+        item = self._flat.items[goal]
+        distance = footprint_distance(item, here)
         if distance > NEAR or not is_in_sight(self._flat, goal, here):
             return None
-        share = max(0.0, distance - max(_LAST_STEPS_TO, self._enough - 0.1)) / max(distance, 1e-6)
-        before = here[0] + share * (point[0] - here[0]), here[1] + share * (point[1] - here[1])
-        if not clear_line(self._flat.passable, here, before):
-            return None
-        x, y = pose.to_local(point)
-        bearing = math.atan2(y, x)
-        if abs(bearing) > TURN_STEP:
-            return actions_plan(turns(bearing))
+        aside = _aside(item, pose)
+        if abs(aside) > 0:
+            return actions_plan(turns(aside))
         if distance > LAST_STEPS_FROM:
             steps = math.floor((distance - _STEPS_TO) / FORWARD_STEP)
             return actions_plan([FORWARD] * steps) if self._is_free(pose, steps) else None
-        for steps in range(math.ceil(max(0.0, distance - _LAST_STEPS_TO) / FORWARD_STEP), -1, -1):
-            if distance - steps * FORWARD_STEP <= self._enough and self._is_free(pose, steps):
-                return actions_plan([FORWARD] * steps + [STOP])
-        return None
+        ends = [footprint_distance(item, pose.to_world((n * FORWARD_STEP, 0.0))) for n in range(4)]
+        near = [n for n, end in enumerate(ends) if end <= _LAST_STEPS_TO and self._is_free(pose, n)]
+        near += [n for n, end in enumerate(ends) if end <= self._enough and self._is_free(pose, n)]
+        return actions_plan([FORWARD] * near[0] + [STOP]) if near else None
+
+    def _straight(self, pose: Pose) -> PlanMade | None:
+        """The floor before the goal where it is in sight, whatever S1 has to drive around on the way; turns towards
+        it where it is at the edge of the image."""
+        here, (goal,) = (pose.x, pose.y), self._goals
+        point = nearest_footprint_point(self._flat.items[goal], here)
+        distance = math.dist(point, here)
+        if distance <= NEAR or not is_in_sight(self._flat, goal, here):
+            return None
+        share = min(distance - _LAST_STEPS_TO, MAX_GOAL_DISTANCE) / distance
+        target = here[0] + share * (point[0] - here[0]), here[1] + share * (point[1] - here[1])
+        plan = pixel_plan(pose, target, self._cameras)
+        x, y = pose.to_local(point)
+        bearing = math.atan2(y, x)
+        return plan or (actions_plan(turns(bearing)) if abs(bearing) > 2 * TURN_STEP else None)
 
     def _is_free(self, pose: Pose, steps: int) -> bool:
         end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
         return not steps or clear_line(self._flat.passable, (pose.x, pose.y), end)
+
+
+def _aside(item: Item, pose: Pose) -> float:
+    """Bearing [rad] of the middle of an item that is not straight ahead by all of its width and a turn's step; 0 of
+    one that is."""
+    middle = pose.to_local((item.x / 100, item.y / 100))
+    bearing = math.atan2(middle[1], middle[0])
+    corner = Pose(item.x / 100, item.y / 100, math.radians(item.yaw))
+    offsets = []
+    for x in (-item.width / 200, item.width / 200):
+        for y in (-item.depth / 200, item.depth / 200):
+            place = pose.to_local(corner.to_world((x, y)))
+            offsets.append(wrapped(math.atan2(place[1], place[0]) - bearing))
+    ahead = bearing + min(offsets) - TURN_STEP <= 0 <= bearing + max(offsets) + TURN_STEP
+    return 0.0 if ahead else bearing
 
 
 def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
@@ -247,20 +275,19 @@ def planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
 
 
 def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
-    """Anywhere, or (two of five) up to 4.5 m from an object and turned roughly towards it, as on the way to it, or
-    (the same) where it comes to the last turns, steps and the STOP."""
+    """Anywhere, turned anyhow; or in sight of an object and turned roughly towards it: somewhere, as where it is seen
+    first, often through a door; up to 4.5 m off, as on the way to it; or where it comes to the last steps."""
     cells = np.argwhere(flat.drivable)
-    candidates = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
-    x, y = candidates[0]
-    yaw = random.uniform(-math.pi, math.pi)
-    if random.random() < 0.8:
-        index = int(random.integers(len(flat.items)))
-        near = random.random() < 0.5
-        item, wanted = flat.items[index], random.uniform(0.4, 1.2) if near else random.uniform(0.5, 4.5)
-        off = np.asarray([abs(footprint_distance(item, point) - wanted) for point in candidates])
-        likely = (candidates[number] for number in np.argsort(off)[:10] if off[number] < (0.2 if near else 0.5))
-        x, y = next((point for point in likely if is_in_sight(flat, index, point)), (x, y))
-        yaw = math.atan2(item.y / 100 - y, item.x / 100 - x) + random.normal() * math.radians(22)
+    points = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
+    low, high = _DISTANCES[random.choice(len(_DISTANCES), p=[0.15, 0.35, 0.25, 0.25])]
+    (x, y), yaw = points[0], random.uniform(-math.pi, math.pi)
+    items = random.integers(len(flat.items), size=len(points)).tolist()
+    for point, item in zip(points, items, strict=True):
+        if low <= footprint_distance(flat.items[item], point) < high and is_in_sight(flat, item, point):
+            x, y = point
+            towards = math.atan2(flat.items[item].y / 100 - y, flat.items[item].x / 100 - x)
+            yaw = towards + random.normal() * math.radians(22)
+            break
     x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
     return Pose(x, y, wrapped(yaw))
 
