@@ -145,8 +145,8 @@ def test_made_up_words_never_replace_what_an_instruction_means():
         sentence = object_instruction(rng, "orange coffee table", bool(rng.integers(2)))
         other = with_unknown_words(rng, sentence)
         changed += other != sentence
-        kept = [word for word in other.split() if word.strip(".") in ("orange", "coffee", "table")]
-        assert [word.strip(".") for word in kept] == ["orange", "coffee", "table"]
+        kept = [word.strip(".,!") for word in other.split()]
+        assert [word for word in kept if word in ("orange", "coffee", "table")] == ["orange", "coffee", "table"]
     assert changed > 80
 
 
@@ -407,7 +407,8 @@ def test_attention_is_led_to_the_cells_that_show_the_goal(made, views, things):
     assert len(cells) == CELLS
     torch.testing.assert_close(batch["look_at"].sum(1), torch.ones(len(batch["row"])))
     on_cells = batch["look_at"][:, cells[0] : cells[-1] + 1]
-    assert (on_cells.sum(1) > 0).tolist() == batch["found"].tolist()
+    # To the goal, or to the floor behind a door that leads on.
+    assert (on_cells.sum(1) > 0).tolist() == (batch["found"] | batch["drives"]).tolist()
     for number in batch["found"].nonzero()[:, 0].tolist():
         best = int(on_cells[number].argmax())
         shown = batch["kind"][batch["row"][number], best]
@@ -558,7 +559,7 @@ def test_ways_lead_to_the_pixel_goal_from_wherever_the_robot_is(ways):
         ends = path_from_increments(sample.trajectories)[:, -1, :2]
         if np.linalg.norm(goal) < 2.5:
             assert np.linalg.norm(ends[0] - goal) < 0.35
-        lengths = np.abs(sample.trajectories[..., :2]).sum((1, 2))
+        lengths = np.linalg.norm(sample.trajectories[..., :2], axis=2).sum(1)
         assert lengths[0] >= lengths[-1] - 0.5  # the way gets shorter
 
 
@@ -587,7 +588,7 @@ def test_s1_is_trained_behind_the_planner_which_stays_as_it_is(made, ways, tmp_p
     result = tmp_path / "s1" / system1 / "model"
     before, after_training = CheckpointFolder(folder), CheckpointFolder(result)
     for key in before.select(("model.layers.", "model.visual.", "visual.", "lm_head.")):
-        torch.testing.assert_close(after_training.load([key])[key], before.load([key])[key], rtol=0, atol=0)
+        assert torch.equal(after_training.load([key])[key], before.load([key])[key].half())
     queries = "model.latent_queries"
     assert (after_training.load([queries])[queries] != before.load([queries])[queries]).any()
     load_policy(result, PolicyConfig(num_samples=2))

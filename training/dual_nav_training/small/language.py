@@ -196,7 +196,7 @@ def with_unknown_words(rng: np.random.Generator, sentence: str) -> str:
         return sentence
     words: list[str] = []
     for word in sentence.split():
-        core = word.strip(".,:")
+        core = word.strip(".,:!")
         if core not in _MEANING and rng.random() < 0.25:
             word = _made_up(rng) + word[len(core) :]
         words.append(word)
