@@ -24,6 +24,7 @@ from dual_nav_training.small.language import (
     IMAGE_SIDE,
     KINDS,
     NUMBERS,
+    PIXEL_STEP,
     ROOMS,
     TEMPLATE,
     build_tokenizer,
@@ -413,6 +414,10 @@ def test_attention_is_led_to_the_cells_that_show_the_goal(made, views, things):
         best = int(on_cells[number].argmax())
         shown = batch["kind"][batch["row"][number], best]
         assert shown in (batch["named"][number, 0], len(KINDS))  # or too little of the cell
+    for number in (batch["drives"] & ~batch["found"]).nonzero()[:, 0].tolist():
+        cell = divmod(int(on_cells[number].argmax()), SIDE)
+        for pixel, place in zip(batch["pixel"][number].flip(0).tolist(), cell, strict=True):
+            assert abs((place + 0.5) * IMAGE_SIDE / SIDE - pixel * PIXEL_STEP) <= IMAGE_SIDE / SIDE / 2 + PIXEL_STEP
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -31,8 +31,8 @@ from nav_sim.worlds import LANDMARKS, Flat
 CLEARLY_IN_VIEW = 1.6e-3  # share of an image's pixels from which on somebody must have seen it
 HARDLY_IN_VIEW = 1e-5  # share below which nobody can have seen it
 _NOT_IN_VIEW = encoded(LOOK_AROUND)
-# Pixels of a door from the middle of the image at which it is gone through to look for something that may as well be
-# here: in one of the 24 directions, so that it is mostly looked for here first.
+# Pixels of IMAGE_SIDE that the way through a door may be off the middle for it to be taken when what is looked for
+# may as well be here: so few that only one of the 24 directions does it, and it is mostly looked for here first.
 _STRAIGHT_AHEAD = 40
 _RELATIONS, _ROUTES = 0.25, 0.15  # of the questions
 

@@ -63,7 +63,7 @@ def commands(run: Path, size: Size, processes: int) -> Iterator[list[str]]:
     yield rendered("views", visited, size.visited_flats, _VISITED_FLATS, "--planner", planner)
     yield [*train, "--visited", visited, "--again-steps", str(size.again_steps)]
     yield ["-m", f"{_PACKAGE}.score", planner, held]
-    yield rendered("ways", ways, size.flats, 0)
+    yield rendered("ways", ways, size.flats // 3, 0)  # S1 learns from far fewer, and a way is five images
     yield rendered("ways", held_ways, 12, _TEST_FLATS)
     for system1 in SYSTEM1_SIZES:
         data = ["--ways", ways, "--eval-ways", held_ways, "--steps", str(size.s1_steps)]

@@ -77,7 +77,8 @@ LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and
 _LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
 _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
 _DOOR_AHEAD = math.radians(27.0)  # bearing within which a door is gone to: not back through the one just passed
-_DISTANCES = ((math.inf, math.inf), (2.5, 9.0), (0.5, 4.5), (0.4, 1.9))  # metres from an object of views of it
+# Shares of the views, and metres from an object in sight that they are taken at; None: anywhere.
+_VIEWPOINTS = ((0.15, None), (0.35, (2.5, 9.0)), (0.25, (0.5, 4.5)), (0.25, (0.4, 1.9)))
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
 
@@ -127,15 +128,16 @@ class SeenGoalPlanner(OraclePlanner):
         if distance > NEAR or not is_in_sight(self._flat, goal, here):
             return None
         aside = _aside(item, pose)
-        if abs(aside) > 0:
+        if aside:
             return actions_plan(turns(aside))
         if distance > LAST_STEPS_FROM:
             steps = math.floor((distance - _STEPS_TO) / FORWARD_STEP)
             return actions_plan([FORWARD] * steps) if self._is_free(pose, steps) else None
-        ends = [footprint_distance(item, pose.to_world((n * FORWARD_STEP, 0.0))) for n in range(4)]
-        near = [n for n, end in enumerate(ends) if end <= _LAST_STEPS_TO and self._is_free(pose, n)]
-        near += [n for n, end in enumerate(ends) if end <= self._enough and self._is_free(pose, n)]
-        return actions_plan([FORWARD] * near[0] + [STOP]) if near else None
+        free = [n for n in range(4) if self._is_free(pose, n)]
+        left = {n: footprint_distance(item, pose.to_world((n * FORWARD_STEP, 0.0))) for n in free}
+        enough = (n for limit in (_LAST_STEPS_TO, self._enough) for n in free if left[n] <= limit)
+        steps = next(enough, None)
+        return None if steps is None else actions_plan([FORWARD] * steps + [STOP])
 
     def _straight(self, pose: Pose) -> PlanMade | None:
         """The floor before the goal where it is in sight, whatever S1 has to drive around on the way; turns towards
@@ -158,16 +160,16 @@ class SeenGoalPlanner(OraclePlanner):
 
 
 def _aside(item: Item, pose: Pose) -> float:
-    """Bearing [rad] of the middle of an item that is not straight ahead by all of its width and a turn's step; 0 of
-    one that is."""
+    """Bearing [rad, left positive] of the middle of an item of which no part is within a turn's step of straight
+    ahead; 0 of any other."""
     middle = pose.to_local((item.x / 100, item.y / 100))
     bearing = math.atan2(middle[1], middle[0])
-    corner = Pose(item.x / 100, item.y / 100, math.radians(item.yaw))
+    footprint = Pose(item.x / 100, item.y / 100, math.radians(item.yaw))
     offsets = []
     for x in (-item.width / 200, item.width / 200):
         for y in (-item.depth / 200, item.depth / 200):
-            place = pose.to_local(corner.to_world((x, y)))
-            offsets.append(wrapped(math.atan2(place[1], place[0]) - bearing))
+            corner = pose.to_local(footprint.to_world((x, y)))
+            offsets.append(wrapped(math.atan2(corner[1], corner[0]) - bearing))
     ahead = bearing + min(offsets) - TURN_STEP <= 0 <= bearing + max(offsets) + TURN_STEP
     return 0.0 if ahead else bearing
 
@@ -279,11 +281,11 @@ def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
     first, often through a door; up to 4.5 m off, as on the way to it; or where it comes to the last steps."""
     cells = np.argwhere(flat.drivable)
     points = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
-    low, high = _DISTANCES[random.choice(len(_DISTANCES), p=[0.15, 0.35, 0.25, 0.25])]
+    _, away = _VIEWPOINTS[random.choice(len(_VIEWPOINTS), p=[share for share, _ in _VIEWPOINTS])]
     (x, y), yaw = points[0], random.uniform(-math.pi, math.pi)
     items = random.integers(len(flat.items), size=len(points)).tolist()
-    for point, item in zip(points, items, strict=True):
-        if low <= footprint_distance(flat.items[item], point) < high and is_in_sight(flat, item, point):
+    for point, item in zip(points, items, strict=True) if away else ():
+        if away[0] <= footprint_distance(flat.items[item], point) < away[1] and is_in_sight(flat, item, point):
             x, y = point
             towards = math.atan2(flat.items[item].y / 100 - y, flat.items[item].x / 100 - x)
             yaw = towards + random.normal() * math.radians(22)
