@@ -140,14 +140,18 @@ class OraclePlanner:
             return best
         near = next((p for along, p in _samples(path, 0.05, MAX_GOAL_DISTANCE) if along >= 0.45), path[-1])
         x, y = pose.to_local(near)
-        bearing = math.atan2(y, x)
-        # A step is made blindly: only where the map says that it is free. Beside a wall that may be a turn off the
-        # end of the way, which is near enough: to turn there would be to turn back and forth for ever.
-        free = clear_line(self._flat.passable, (pose.x, pose.y), pose.to_world((FORWARD_STEP + 0.05, 0.0)))
-        tolerance = TURN_STEP if free and path_length(path) < FORWARD_STEP else TURN_STEP / 2
-        if abs(bearing) > tolerance and math.hypot(x, y) > 0.05:
-            return actions_plan(turns(bearing))
-        return actions_plan([FORWARD if free else TURN_LEFT])
+        bearing = math.atan2(y, x) if math.hypot(x, y) > 0.05 else 0.0
+        # A step is made blindly: only where the map says that it is free. Beside a wall that may be some turns off
+        # the way; which direction it is does not hang on the heading, so nothing is turned back and forth.
+        for count in sorted(range(-11, 13), key=lambda count: abs(wrapped(count * TURN_STEP - bearing))):
+            if self._is_free(Pose(pose.x, pose.y, pose.yaw + count * TURN_STEP), 1):
+                return actions_plan(turns(count * TURN_STEP) if count else [FORWARD])
+        return actions_plan([TURN_LEFT])
+
+    def _is_free(self, pose: Pose, steps: int) -> bool:
+        """Whether the map says that so many forward steps hit nothing."""
+        end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
+        return not steps or clear_line(self._flat.passable, (pose.x, pose.y), end)
 
 
 def _samples(path: Sequence[Point], step: float, limit: float) -> list[tuple[float, Point]]:
@@ -193,6 +197,7 @@ LOOK_AHEAD = 0.25  # metres
 TURN_ON_SPOT = math.radians(35.0)  # heading error above which the robot does not drive
 ARRIVED = 0.08  # metres to the end of a path
 STUCK_TIME = 3.0  # seconds without progress after which an action or path is given up
+_MAX_RUN = 10  # equal actions that are one motion: turned by half a turn or more, left and right look alike
 
 
 class OracleController:
@@ -203,7 +208,8 @@ class OracleController:
         self._cameras = cameras
         self._path: list[Point] = []
         self._actions: list[int] = []
-        self._target: tuple[str, float, Pose] | None = None  # of the running action: what, how much, from where
+        self._target: tuple[str, float, Pose] | None = None  # of the running motion: what, how much, from where
+        self._run = 0  # actions that this motion is
         self._progress = (0.0, math.inf)  # time and remaining measure of the last progress
         self.stopped = False
 
@@ -220,7 +226,7 @@ class OracleController:
     @property
     def actions_left(self) -> int:
         """Discrete actions not yet done, the running one included."""
-        return len(self._actions) + (self._target is not None)
+        return len(self._actions) + (self._run if self._target is not None else 0)
 
     def set_plan(self, plan: PlanMade, frame_pose: Pose, time: float) -> None:
         """Take over a plan made from the frame at `frame_pose`; it replaces what was being done."""
@@ -251,14 +257,21 @@ class OracleController:
         return 0.0, 0.0
 
     def _begin(self, action: int, pose: Pose, time: float) -> None:
+        """Begin with the next actions, equal ones as one motion: each on its own stops a little early, and five turns
+        were 72 degrees instead of 75."""
         self._progress = (time, math.inf)
         if action == STOP:
             self.stopped = True
             self._actions = []
-        elif action == FORWARD:
-            self._target = ("forward", FORWARD_STEP, pose)
+            return
+        self._run = 1
+        while self._actions[:1] == [action] and self._run < _MAX_RUN:
+            del self._actions[0]
+            self._run += 1
+        if action == FORWARD:
+            self._target = ("forward", self._run * FORWARD_STEP, pose)
         elif action in (TURN_LEFT, TURN_RIGHT):
-            self._target = ("turn", TURN_STEP if action == TURN_LEFT else -TURN_STEP, pose)
+            self._target = ("turn", self._run * (TURN_STEP if action == TURN_LEFT else -TURN_STEP), pose)
 
     def _is_stuck(self, remaining: float, time: float) -> bool:
         if remaining < self._progress[1] - 0.01:

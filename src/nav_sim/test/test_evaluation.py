@@ -102,6 +102,22 @@ def test_the_controller_turns_and_steps_by_what_the_actions_say():
         assert controller.stopped
 
 
+@pytest.mark.parametrize(("action", "degrees"), [(TURN_LEFT, 75.0), (TURN_RIGHT, -75.0)])
+def test_turns_of_one_plan_are_one_motion_that_does_not_fall_short(action, degrees):
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        simulator.reset(episode.start.x, episode.start.y, episode.start.yaw)
+        controller = OracleController(episode, simulator.cameras)
+        controller.set_plan(actions_plan([action] * 5), simulator.pose, 0.0)
+        assert controller.actions_left == 5
+        while not controller.done:
+            simulator.command(*controller.command(simulator.pose, simulator.time))
+            simulator.step(0.05)
+            assert simulator.time < 10.0
+        turned = math.degrees(math.remainder(simulator.pose.yaw - episode.start.yaw, 2 * math.pi))
+    assert turned == pytest.approx(degrees, abs=1.2)  # not five times what one turn stops early
+
+
 @pytest.mark.parametrize("look_down", [False, True])
 def test_a_pixel_goal_means_the_same_place_in_a_resized_image(look_down):
     """S2 plans on images that it has resized; whoever drives has those of the camera."""
