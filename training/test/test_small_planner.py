@@ -30,6 +30,7 @@ from dual_nav_training.small.language import (
     build_tokenizer,
     object_instruction,
     relation_instruction,
+    right_first,
     route_instruction,
     with_unknown_words,
     word_tokens,
@@ -44,6 +45,7 @@ from dual_nav_training.small.views import (
     CELL,
     CELLS,
     LOOK_AROUND,
+    LOOK_AROUND_RIGHT,
     PIXEL_GOAL,
     SIDE,
     WAYPOINTS,
@@ -261,6 +263,20 @@ def test_a_mirrored_view_is_one_from_a_mirrored_flat(views):
 # ------------------------------------------------------------------------------------------------------ questions
 
 
+@pytest.mark.parametrize(
+    ("instruction", "right"),
+    [
+        ("Take the door on your right. Stop at the lamp.", True),
+        ("Go through the door on your left, then through the door on your right, and walk to the lamp.", False),
+        ("Go through the door straight ahead, then through the door on your right, and walk to the lamp.", True),
+        ("Take the door behind you. Stop at the lamp.", False),
+        ("Take the upright door. Stop at the lamp.", False),
+    ],
+)
+def test_the_side_that_an_instruction_names_first_is_known(instruction, right):
+    assert right_first(instruction) == right
+
+
 def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
     rng = np.random.default_rng(1)
     seen = unseen = 0
@@ -275,7 +291,9 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
                 door = tuple(one["door"].tolist())
                 straight = abs(door[2] - IMAGE_SIDE / 2) <= 40
                 through = door[0] >= 0 and ("door" in question.instruction or straight)
-                assert question.answer == (door if through else encoded(LOOK_AROUND))
+                on_route = "door" in question.instruction
+                around = LOOK_AROUND_RIGHT if on_route and right_first(question.instruction) else LOOK_AROUND
+                assert question.answer == (door if through else encoded(around))
                 beside = any(word in question.instruction for word in ("beside", "by the", "close to"))
                 assert beside or colour or kind not in {other for other, _ in in_view}
                 assert question.named not in in_view

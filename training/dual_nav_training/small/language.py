@@ -137,6 +137,11 @@ def route_instruction(rng: np.random.Generator, name: str, split: str = "train")
     return _worded(rng, _choice(rng, ("one_door", "two_doors")), {"object": name, **sides}, split)
 
 
+def right_first(instruction: str) -> bool:
+    """Whether the first side that an instruction names is the right one."""
+    return re.findall(r"\b(?:left|right)\b", instruction)[:1] == ["right"]
+
+
 def _worded(rng: np.random.Generator, rule: str, words: dict[str, str], split: str) -> str:
     sentence = _choice(rng, grammar(split)[rule]).format(**words)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence)

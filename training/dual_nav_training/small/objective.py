@@ -41,7 +41,7 @@ WEIGHTS = {
 }
 _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
 # Most answers are to look around further; to miss a rare one costs more.
-_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5, "→": 1.5, DRIVE: 2.0}
+_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5, "→": 1.5, DRIVE: 3.0}
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _WAY_SCALE = 2.0  # metres

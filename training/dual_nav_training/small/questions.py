@@ -3,7 +3,7 @@
 Half of them name an object in view. The others name one that is not there, mostly with the colour or the kind of one
 that is: without them it would be enough to look for either. Most name the object alone, others a landmark or a room
 beside it, or a way. Of a way only its end matters to somebody without memory; as long as that is not in view, any
-door ahead will do.
+door ahead will do, and until there is one, the side that the instruction names first is looked at first.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from dual_nav_training.small.language import (
     ROOMS,
     object_instruction,
     relation_instruction,
+    right_first,
     route_instruction,
     with_unknown_words,
 )
-from dual_nav_training.small.views import LOOK_AROUND, PIXEL_GOAL, SIDE, encoded
+from dual_nav_training.small.views import LOOK_AROUND, LOOK_AROUND_RIGHT, PIXEL_GOAL, SIDE, encoded
 from nav_sim.episodes import told_apart
 from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
 from nav_sim.worlds import LANDMARKS, Flat
 
-CLEARLY_IN_VIEW = 1.6e-3  # share of an image's pixels from which on somebody must have seen it
+CLEARLY_IN_VIEW = 8e-4  # share of an image's pixels from which on somebody must have seen it
 HARDLY_IN_VIEW = 1e-5  # share below which nobody can have seen it
 _NOT_IN_VIEW = encoded(LOOK_AROUND)
 # Pixels of IMAGE_SIDE that the way through a door may be off the middle for it to be taken when what is looked for
 # may as well be here: so few that only one of the 24 directions does it, and it is mostly looked for here first.
 _STRAIGHT_AHEAD = 40
-_RELATIONS, _ROUTES = 0.25, 0.15  # of the questions
+_FAMILIES = ("relation", "route", "object")
+_SHARES = (0.25, 0.15, 0.6)  # of the questions
+_SHARES_BEFORE_DOOR = (0.2, 0.4, 0.4)  # of those about what is not in view where a door is: in few views there is one
+_SAME_KIND = 0.25  # of relations of what is not in view: something that is called so is, beside other things
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ class _Asker:
         names, rng = self._things.names, self._rng
         goal = self._one_of(self._clear)
         kind, colour = names[goal]
-        family = rng.random()
-        if family < _RELATIONS:
+        family = rng.choice(_FAMILIES, p=_SHARES)
+        if family == "relation":
             colour = colour if rng.random() < 0.5 else ""
             marks = self._things.landmarks[goal]
             landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
@@ -136,41 +140,41 @@ class _Asker:
     def about_none_in_view(self) -> Question | None:
         names, rng = self._things.names, self._rng
         seen = {names[i] for i in self._present}
-        family = rng.random()
-        if family < _RELATIONS:
+        family = rng.choice(_FAMILIES, p=_SHARES if self._view["door"][0] < 0 else _SHARES_BEFORE_DOOR)
+        if family == "relation":
             # Something is there that is called so, but it is another one that has this beside it.
             others = [
                 i
                 for i in range(len(names))
                 if i not in self._present and self._things.landmarks[i] and names[i][0] in {kind for kind, _ in seen}
             ]
-            if others and rng.random() < 0.4:
+            if others and rng.random() < _SAME_KIND:
                 goal = self._one_of(others)
                 landmark = self._called(self._one_of(self._things.landmarks[goal]))
                 sentence = relation_instruction(rng, names[goal][0], landmark, "", self._split)
-                return self._question(sentence, (names[goal][0], ""), answer=self._elsewhere(family))
+                return self._question(sentence, (names[goal][0], ""), answer=self._elsewhere(family, sentence))
         for _ in range(20):
             kind, colour = self._near_miss()
             if (kind, colour) in seen:
                 continue
             if all(kind != other for other, _ in seen) and rng.random() < 0.2:
                 colour = ""
-            if family >= _RELATIONS:
+            if family != "relation":
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
             else:
                 marks = [i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS]
                 marks = [i for i in marks if names[i][0] != kind]
                 landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
                 sentence = relation_instruction(rng, _name(kind, colour), landmark, self._one_of(ROOMS), self._split)
-            return self._question(sentence, (kind, colour), answer=self._elsewhere(family))
+            return self._question(sentence, (kind, colour), answer=self._elsewhere(family, sentence))
         return None
 
-    def _elsewhere(self, family: float) -> Sequence[int]:
+    def _elsewhere(self, family: str, sentence: str) -> Sequence[int]:
         """The answer while the goal is not in view."""
-        door = self._view["door"]
-        on_route = _RELATIONS <= family < _RELATIONS + _ROUTES
-        ahead = abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD
-        return door if door[0] >= 0 and (on_route or ahead) else _NOT_IN_VIEW
+        door, on_route = self._view["door"], family == "route"
+        if door[0] >= 0 and (on_route or abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD):
+            return door
+        return encoded(LOOK_AROUND_RIGHT) if on_route and right_first(sentence) else _NOT_IN_VIEW
 
     def _near_miss(self) -> tuple[str, str]:
         """Kind and colour: those of an item in view but for one of both, or of any item."""
@@ -180,8 +184,8 @@ class _Asker:
         kind, colour = names[self._one_of(self._clear)]
         return (self._one_of(KINDS), colour) if rng.random() < 0.5 else (kind, self._one_of(COLOURS))
 
-    def _sentence(self, family: float, kind: str, colour: str, several: bool) -> str:
-        if family < _RELATIONS + _ROUTES:
+    def _sentence(self, family: str, kind: str, colour: str, several: bool) -> str:
+        if family == "route":
             return route_instruction(self._rng, _name(kind, colour), self._split)
         return object_instruction(self._rng, _name(kind, colour), several, self._split)
 

@@ -45,6 +45,7 @@ from nav_sim.oracles import (
     STOP,
     SYMBOLS,
     TURN_LEFT,
+    TURN_RIGHT,
     TURN_STEP,
     OraclePlanner,
     PlanMade,
@@ -53,12 +54,12 @@ from nav_sim.oracles import (
     turns,
 )
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
-from nav_sim.worlds import MAX_ITEMS, Flat, Item, make_flat
+from nav_sim.worlds import MAX_ITEMS, Flat, Item, make_flat, mark_near
 from s2_planner_node.image_processor import resize_rgb
 from s2_planner_node.planner import Planner, PlannerConfig, load_planner
 
 CELL = 28  # pixels of the side of an image cell: a merged patch
-SIDE = 7  # cells of an image's side
+SIDE = 9  # cells of an image's side
 CELLS = SIDE * SIDE
 MAX_PIXELS = CELLS * CELL**2  # of the checkpoint's image processor: gives these cells
 CAMERA = Camera(384, 288)  # as the robot's, in fewer pixels: rendering takes half of the time
@@ -67,6 +68,7 @@ CAMERA = Camera(384, 288)  # as the robot's, in fewer pixels: rendering takes ha
 # found the next time around looks elsewhere, in all 24 directions; a number that 24 can be divided by would ask the
 # same questions again.
 LOOK_AROUND = actions_plan([TURN_LEFT] * 5)
+LOOK_AROUND_RIGHT = actions_plan([TURN_RIGHT] * 5)
 IN_VIEW = 4e-4  # share of the image's pixels from which on an object is answered for
 WAYPOINTS, WAYPOINT_STEP = 8, 0.25  # of the way to an object, metres
 PIXEL_GOAL = 4  # kind of an answer beside STOP 0, forward 1, left 2, right 3
@@ -76,9 +78,13 @@ _STEPS_TO = 1.0  # metres
 LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and the STOP are one answer
 _LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
 _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
-_DOOR_AHEAD = math.radians(27.0)  # bearing within which a door is gone to: not back through the one just passed
+_DOOR_AHEAD = math.radians(20.0)  # bearing within which a door is gone to: not back through the one just passed
+_OVERLOOKED = 100  # centimetres: a door is seen over lower things
+_MARGIN = 8  # centimetres about what hides it
 # Shares of the views, and metres from an object in sight that they are taken at; None: anywhere.
-_VIEWPOINTS = ((0.15, None), (0.35, (2.5, 9.0)), (0.25, (0.5, 4.5)), (0.25, (0.4, 1.9)))
+_VIEWPOINTS = ((0.25, None), (0.3, (2.5, 9.0)), (0.22, (0.5, 4.5)), (0.23, (0.4, 1.9)))
+_TO_DOOR = 0.5  # share of those from anywhere that look towards a door
+_ASKEW = math.radians(22)  # standard deviation of the heading from what is looked at
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
 
@@ -106,11 +112,7 @@ class SeenGoalPlanner(OraclePlanner):
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
         path = self.path((pose.x, pose.y))
         plan = self._near(pose) or self._straight(pose) or self._at_goal(pose, path) or self._toward(pose, path)
-        lengths = [math.dist(a, b) for a, b in pairwise(path)]
-        driven = np.concatenate([[0.0], np.cumsum(lengths)])
-        along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP, driven[-1])
-        x, y = (np.interp(along, driven, coordinate) for coordinate in zip(*path, strict=True))
-        return plan, np.asarray([pose.to_local(point) for point in zip(x, y, strict=True)], np.float32)
+        return plan, _way(pose, path)
 
     def _near(self, pose: Pose) -> PlanMade | None:
         """What there is to do near the goal where nothing is in between: turns towards it, steps, and the STOP.
@@ -154,10 +156,6 @@ class SeenGoalPlanner(OraclePlanner):
         bearing = math.atan2(y, x)
         return plan or (actions_plan(turns(bearing)) if abs(bearing) > 2 * TURN_STEP else None)
 
-    def _is_free(self, pose: Pose, steps: int) -> bool:
-        end = pose.to_world((steps * FORWARD_STEP + 0.05, 0.0))
-        return not steps or clear_line(self._flat.passable, (pose.x, pose.y), end)
-
 
 def _aside(item: Item, pose: Pose) -> float:
     """Bearing [rad, left positive] of the middle of an item of which no part is within a turn's step of straight
@@ -176,9 +174,9 @@ def _aside(item: Item, pose: Pose) -> float:
 
 def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
     """A pixel goal through the door that is most straight ahead, and the way there as of `SeenGoalPlanner.answer`;
-    None where no door is that one could drive to in a straight line."""
+    None where no door is to be seen. Low things may be in between: S1 drives around them."""
     room, grid, here = flat.room_at(pose.x * 100, pose.y * 100), grid_of(flat), (pose.x, pose.y)
-    found: tuple[float, PlanMade, np.ndarray] | None = None
+    found: tuple[float, PlanMade, Point] | None = None
     for door in doors_of(flat, room):
         inside = entering(door, other_room(door, room), flat)
         x, y = door_point(door)
@@ -186,15 +184,41 @@ def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
             target = x + beyond * math.cos(inside.yaw), y + beyond * math.sin(inside.yaw)
             local = pose.to_local(target)
             aside = abs(math.atan2(local[1], local[0]))
-            if aside > _DOOR_AHEAD or not grid.drivable_line(here, target):
+            seen = grid.is_drivable(target) and clear_line(_seen_through(flat), here, target)
+            if aside > _DOOR_AHEAD or not seen:
                 continue
             plan = pixel_plan(pose, target, {"level": CAMERA, "look_down": CAMERA})
             if plan is not None and (found is None or aside < found[0]):
-                along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP / math.hypot(*local), 1.0)
-                found = aside, plan, (along[:, None] * local).astype(np.float32)
+                found = aside, plan, target
             if plan is not None:
                 break
-    return found and found[1:]
+    if found is None:
+        return None
+    _, plan, target = found
+    straight = grid.drivable_line(here, target)
+    return plan, _way(pose, [here, target] if straight else grid.to_point(target).path(here))
+
+
+@functools.lru_cache(maxsize=4)
+def _seen_through(flat: Flat) -> np.ndarray:
+    """(rows, columns) bool: cells without walls and things that hide what is behind them."""
+    hidden = np.zeros_like(flat.occupied)
+    for wall in flat.walls:
+        x, y = (wall.x0 + wall.x1) // 2, (wall.y0 + wall.y1) // 2
+        mark_near(hidden, x, y, 0, wall.x1 - wall.x0, wall.y1 - wall.y0, _MARGIN)
+    for item in flat.items:
+        if item.height > _OVERLOOKED:
+            mark_near(hidden, item.x, item.y, item.yaw, item.width, item.depth, _MARGIN)
+    return ~hidden
+
+
+def _way(pose: Pose, path: Sequence[Point]) -> np.ndarray:
+    """The first WAYPOINTS of a path, (WAYPOINTS, 2) metres in the robot's frame, its end repeated."""
+    lengths = [math.dist(a, b) for a, b in pairwise(path)]
+    driven = np.concatenate([[0.0], np.cumsum(lengths)])
+    along = np.minimum(np.arange(1, WAYPOINTS + 1) * WAYPOINT_STEP, driven[-1])
+    x, y = (np.interp(along, driven, coordinate) for coordinate in zip(*path, strict=True))
+    return np.asarray([pose.to_local(point) for point in zip(x, y, strict=True)], np.float32)
 
 
 # ---------------------------------------------------------------------------------------------------------- views
@@ -203,7 +227,7 @@ def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
 def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str, np.ndarray]:
     """`count` views of the flat of a seed, N in what follows; from where `planner` takes the robot, if there is one.
 
-    image (N, 196, 196, 3) uint8; of its cells in reading order: cover (N, MAX_ITEMS, CELLS) uint8, 255 x share of
+    image (N, 252, 252, 3) uint8; of its cells in reading order: cover (N, MAX_ITEMS, CELLS) uint8, 255 x share of
     the cell that shows the item; floor (N, CELLS) uint8, 255 x share of floor; distance (N, CELLS) float16 metres.
     shares (N, MAX_ITEMS) of the image's pixels; answers (N, MAX_ITEMS, 4) int16: kind (see PIXEL_GOAL), how many
     actions (for STOP: with the steps before it), column and row (of IMAGE_SIDE), or -1 for items not in view;
@@ -277,18 +301,25 @@ def planner_to(flat: Flat, item: int) -> SeenGoalPlanner | None:
 
 
 def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
-    """Anywhere, turned anyhow; or in sight of an object and turned roughly towards it: somewhere, as where it is seen
-    first, often through a door; up to 4.5 m off, as on the way to it; or where it comes to the last steps."""
+    """Anywhere, turned anyhow or roughly towards a door; or in sight of an object and turned roughly towards it.
+
+    The latter from somewhere, as where it is seen first, often through a door; from up to 4.5 m off, as on the way to
+    it; or from where it comes to the last steps.
+    """
     cells = np.argwhere(flat.drivable)
     points = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
     _, away = _VIEWPOINTS[random.choice(len(_VIEWPOINTS), p=[share for share, _ in _VIEWPOINTS])]
     (x, y), yaw = points[0], random.uniform(-math.pi, math.pi)
+    doors = doors_of(flat, flat.room_at(x * 100, y * 100))
+    if away is None and doors and random.random() < _TO_DOOR:
+        door = door_point(doors[random.integers(len(doors))])
+        yaw = math.atan2(door[1] - y, door[0] - x) + random.normal() * _ASKEW
     items = random.integers(len(flat.items), size=len(points)).tolist()
     for point, item in zip(points, items, strict=True) if away else ():
         if away[0] <= footprint_distance(flat.items[item], point) < away[1] and is_in_sight(flat, item, point):
             x, y = point
             towards = math.atan2(flat.items[item].y / 100 - y, flat.items[item].x / 100 - x)
-            yaw = towards + random.normal() * math.radians(22)
+            yaw = towards + random.normal() * _ASKEW
             break
     x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
     return Pose(x, y, wrapped(yaw))
