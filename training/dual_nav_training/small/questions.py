@@ -3,7 +3,8 @@
 Half of them name an object in view. The others name one that is not there, mostly with the colour or the kind of one
 that is: without them it would be enough to look for either. Most name the object alone, others a landmark or a room
 beside it, or a way. Of a way only its end matters to somebody without memory; as long as that is not in view, any
-door ahead will do, and until there is one, the side that the instruction names first is looked at first.
+door ahead will do, and until there is one, the side that the instruction names first is looked at first. What is
+beside a landmark is mostly smaller: while only the landmark is in view, that is where to go.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ _NOT_IN_VIEW = encoded(LOOK_AROUND)
 # may as well be here: so few that only one of the 24 directions does it, and it is mostly looked for here first.
 _STRAIGHT_AHEAD = 40
 _FAMILIES = ("relation", "route", "object")
-_SHARES = (0.25, 0.15, 0.6)  # of the questions
-_SHARES_BEFORE_DOOR = (0.2, 0.4, 0.4)  # of those about what is not in view where a door is: in few views there is one
-_SAME_KIND = 0.25  # of relations of what is not in view: something that is called so is, beside other things
+_SHARES = (0.3, 0.15, 0.55)  # of the questions
+_SHARES_BEFORE_DOOR = (
+    0.25,
+    0.35,
+    0.4,
+)  # of those about what is not in view where a door is: in few views there is one
+_BESIDE = 0.7  # of relations are to a landmark, the others to a room
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class Question:
     """An instruction and its answer (kind, number of actions, column, row; see views.py).
 
     named: kind and colour that the goal is called by, the colour empty where it is not said. goals: items that fulfil
-    the instruction, none when none is in view; `goal`: the one the answer leads to, or -1 (around or through a door).
+    the instruction, or landmarks that it names, none when none is in view; `goal`: the one the answer leads to, or -1
+    (around or through a door).
     """
 
     instruction: str
@@ -126,7 +132,7 @@ class _Asker:
         if family == "relation":
             colour = colour if rng.random() < 0.5 else ""
             marks = self._things.landmarks[goal]
-            landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
+            landmark = _name(*self._called(self._one_of(marks))) if marks and rng.random() < _BESIDE else None
             sentence = relation_instruction(rng, _name(kind, colour), landmark, self._things.rooms[goal], self._split)
             return self._question(sentence, (kind, colour), (goal,), goal)
         if rng.random() < 0.25 and all(names[i][0] != kind for i in self._present if i != goal):
@@ -141,18 +147,9 @@ class _Asker:
         names, rng = self._things.names, self._rng
         seen = {names[i] for i in self._present}
         family = rng.choice(_FAMILIES, p=_SHARES if self._view["door"][0] < 0 else _SHARES_BEFORE_DOOR)
-        if family == "relation":
-            # Something is there that is called so, but it is another one that has this beside it.
-            others = [
-                i
-                for i in range(len(names))
-                if i not in self._present and self._things.landmarks[i] and names[i][0] in {kind for kind, _ in seen}
-            ]
-            if others and rng.random() < _SAME_KIND:
-                goal = self._one_of(others)
-                landmark = self._called(self._one_of(self._things.landmarks[goal]))
-                sentence = relation_instruction(rng, names[goal][0], landmark, "", self._split)
-                return self._question(sentence, (names[goal][0], ""), answer=self._elsewhere(family, sentence))
+        relation = self._relation_of_none_in_view() if family == "relation" else None
+        if relation is not None:
+            return relation
         for _ in range(20):
             kind, colour = self._near_miss()
             if (kind, colour) in seen:
@@ -161,13 +158,56 @@ class _Asker:
                 colour = ""
             if family != "relation":
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
-            else:
-                marks = [i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS]
-                marks = [i for i in marks if names[i][0] != kind]
-                landmark = self._called(self._one_of(marks)) if marks and rng.random() < 0.7 else None
-                sentence = relation_instruction(rng, _name(kind, colour), landmark, self._one_of(ROOMS), self._split)
-            return self._question(sentence, (kind, colour), answer=self._elsewhere(family, sentence))
+                return self._question(sentence, (kind, colour), answer=self._elsewhere(family, sentence))
+            marks = [
+                i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS and names[i][0] != kind
+            ]
+            if marks and rng.random() < _BESIDE:
+                return self._beside(kind, colour, self._one_of(marks))
+            return self._in_room(kind, colour, self._one_of(ROOMS))
         return None
+
+    def _relation_of_none_in_view(self) -> Question | None:
+        """About what is hardly to be seen beside a landmark that is; or something is there that is called so, but it
+        is another one that is meant: one beside something else, or in another room. None where there is no such."""
+        names, rng, landmarks = self._things.names, self._rng, self._things.landmarks
+        kinds = {names[i][0] for i in self._present}
+        draw = rng.random()
+        if draw < 0.5:
+            seen = [(i, mark) for i in range(len(names)) for mark in landmarks[i] if mark in self._clear]
+            seen = [(i, mark) for i, mark in seen if i not in self._clear]
+            if seen:
+                goal, mark = self._one_of(seen)
+                return self._beside(*self._called(goal), mark)
+        elif draw < 0.65:
+            others = [
+                i for i in range(len(names)) if i not in self._present and landmarks[i] and names[i][0] in kinds
+            ]
+            if others:
+                goal = self._one_of(others)
+                return self._beside(names[goal][0], "", self._one_of(landmarks[goal]))
+        elif draw < 0.8 and self._clear:
+            kind, colour = self._called(self._one_of(self._clear))
+            alike = [i for i in self._present if self._is_called(i, kind, colour)]
+            return self._in_room(
+                kind, colour, self._one_of(sorted({*ROOMS} - {self._things.rooms[i] for i in alike}))
+            )
+        return None
+
+    def _beside(self, kind: str, colour: str, mark: int) -> Question:
+        """About what is not in view, beside a landmark: to that, where it is in view and some way off."""
+        landmark = self._called(mark)
+        sentence = relation_instruction(self._rng, _name(kind, colour), _name(*landmark), "", self._split)
+        alike = tuple(i for i in self._present if self._is_called(i, *landmark))
+        shown = [i for i in alike if i in self._clear and self._view["answers"][i, 0] == PIXEL_GOAL]
+        if shown:
+            nearest = max(shown, key=lambda i: self._view["shares"][i])
+            return self._question(sentence, (kind, colour), alike, nearest)
+        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
+
+    def _in_room(self, kind: str, colour: str, room: str) -> Question:
+        sentence = relation_instruction(self._rng, _name(kind, colour), None, room, self._split)
+        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
 
     def _elsewhere(self, family: str, sentence: str) -> Sequence[int]:
         """The answer while the goal is not in view."""
@@ -189,9 +229,14 @@ class _Asker:
             return route_instruction(self._rng, _name(kind, colour), self._split)
         return object_instruction(self._rng, _name(kind, colour), several, self._split)
 
-    def _called(self, item: int) -> str:
+    def _called(self, item: int) -> tuple[str, str]:
+        """Kind, and in half of the cases colour."""
         kind, colour = self._things.names[item]
-        return _name(kind, colour if self._rng.random() < 0.5 else "")
+        return kind, colour if self._rng.random() < 0.5 else ""
+
+    def _is_called(self, item: int, kind: str, colour: str) -> bool:
+        own_kind, own_colour = self._things.names[item]
+        return own_kind == kind and colour in ("", own_colour)
 
     def _one_of(self, options: Sequence):
         return options[self._rng.integers(len(options))]

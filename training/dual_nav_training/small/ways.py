@@ -55,7 +55,7 @@ _MILLIMETRE = np.float32(1e-3)
 def ways_of(seed: int, count: int, image_size: int) -> dict[str, np.ndarray]:
     """`count` ways in the flat of a seed, N in what follows.
 
-    image (N, 196, 196, 3) uint8, of the planner; instruction (N,); goal (N, 2) int16, column and row of the answer in
+    image (N, 252, 252, 3) uint8, of the planner; instruction (N,); goal (N, 2) int16, column and row of the answer in
     an image of IMAGE_SIDE. Of the frames along the way: rgb (N, FRAMES, S, S, 3) uint8, depth (N, FRAMES, S, S)
     uint16 millimetres, S = image_size; poses (N, FRAMES, 3); trajectories (N, FRAMES, 32, 3) float32, see
     `dual_label`.
