@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from dual_nav_training.lerobot import CameraSetting, fingerprint
 from dual_nav_training.lerobot_writer import CeFrame, CeSceneWriter, N1Frame, N1SceneWriter
 from dual_nav_training.revision import git_revision
 from dual_nav_training.trajectory_labels import camera_mount
+from dual_nav_training.workers import in_processes
 from nav_sim import expert, gl
 from nav_sim.camera import Camera
 from nav_sim.episodes import EPISODES_PER_FLAT, FAMILIES, SPLITS, Episode, make_worded_episode
@@ -314,17 +313,8 @@ def make_dataset(
             for task in left:
                 note(write_scenes(task))
         elif left:
-            # Processes of their own, not forks: an OpenGL context does not survive a fork. Ctrl-C ends them at once.
-            context = multiprocessing.get_context("spawn")
-            default = (signal.SIGINT, signal.SIG_DFL)
-            with ProcessPoolExecutor(workers, context, signal.signal, default) as pool:
-                futures = [pool.submit(write_scenes, task) for task in left]
-                try:
-                    for future in as_completed(futures):
-                        note(future.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            for line in in_processes(write_scenes, left, workers):
+                note(line)
     return _write_about(out, settings, lines, complete=True)
 
 

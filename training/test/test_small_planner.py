@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import signal
 from types import SimpleNamespace
 
 import cv2
@@ -54,6 +55,7 @@ from dual_nav_training.small.views import (
     planner_to,
     views_of,
     way_to_door,
+    write_flats,
 )
 from dual_nav_training.small.ways import FRAMES, Ways, ways_of
 from dual_nav_util.checkpoint import CheckpointFolder
@@ -219,6 +221,19 @@ def test_who_looks_through_a_door_is_told_the_floor_behind_it():
                 place = inside.to_world(goal_on_floor(back[0], {"level": CAMERA, "look_down": CAMERA}))
                 assert flat.room_at(place[0] * 100, place[1] * 100) != other_room(door, room)
     assert found > 5
+
+
+def test_a_process_that_is_killed_while_it_renders_ends_the_command_with_how_to_go_on(tmp_path, capfd):
+    (tmp_path / "1.npz").touch()  # is there already
+    assert write_flats(tmp_path, [1], 1, signal.raise_signal) == 0
+    assert write_flats(tmp_path, [1, int(signal.SIGKILL)], 1, signal.raise_signal) == 1
+    assert "a process was killed" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capfd):
+    (tmp_path / "views").touch()
+    assert write_flats(tmp_path / "views", [1], 1, signal.raise_signal) == 1
+    assert str(tmp_path / "views") in capfd.readouterr().err
 
 
 def test_views_are_the_same_every_time_and_name_what_can_be_seen(views, flat):

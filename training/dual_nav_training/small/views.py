@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,9 @@ from tqdm import tqdm
 
 from dual_nav_training.small.drive import visited_poses
 from dual_nav_training.small.language import IMAGE_SIDE
+from dual_nav_training.workers import in_processes
+from dual_nav_util.checkpoint import CheckpointError
+from nav_sim import gl
 from nav_sim.camera import Camera
 from nav_sim.episodes import (
     door_point,
@@ -369,15 +372,29 @@ def _is_floor(depth: np.ndarray) -> np.ndarray:
 Arrays = dict[str, np.ndarray]
 
 
-def write_flats(folder: Path, seeds: Sequence[int], processes: int, make: Callable[[int], Arrays]) -> None:
-    """What `make` (picklable) makes of each seed's flat, as `<seed>.npz`; what is there already stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
+def write_flats(folder: Path, seeds: Sequence[int], processes: int, make: Callable[[int], Arrays]) -> int:
+    """What `make` (picklable) makes of each seed's flat, as `<seed>.npz`; what is there already stays.
+
+    Returns the exit status of the command that this is: 0, 130 after Ctrl-C, or 1 for an error, which is printed.
+    """
     write = functools.partial(_write_flat, folder, make)
-    # Processes of their own, not forks: an OpenGL context does not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for _ in tqdm(pool.imap_unordered(write, missing), total=len(missing), unit="flat", dynamic_ncols=True):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
+        done = in_processes(write, missing, processes)
+        for _ in tqdm(done, total=len(missing), unit="flat", dynamic_ncols=True):
             pass
+    except BrokenExecutor:
+        text = "a process was killed; is there too little memory? The same command goes on"
+        print(f"{folder}: {text}", file=sys.stderr)
+        return 1
+    except (OSError, CheckpointError, gl.RenderingError) as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on in {folder}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _write_flat(folder: Path, make: Callable[[int], Arrays], seed: int) -> None:
@@ -408,13 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--planner", type=Path, help="checkpoint folder; views from where it takes the robot")
     options = parser.parse_args(arguments)
     seeds = range(options.first, options.first + options.flats)
-    try:
-        make = functools.partial(_views_of, options.views, options.planner)
-        write_flats(options.folder, seeds, options.processes, make)
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {options.folder}", file=sys.stderr)
-        return 130
-    return 0
+    make = functools.partial(_views_of, options.views, options.planner)
+    return write_flats(options.folder, seeds, options.processes, make)
 
 
 if __name__ == "__main__":

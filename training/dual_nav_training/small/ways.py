@@ -234,12 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     make = functools.partial(_ways_of, options.ways, options.image_size)
-    try:
-        write_flats(options.folder, range(options.first, options.first + options.flats), options.processes, make)
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on in {options.folder}", file=sys.stderr)
-        return 130
-    return 0
+    seeds = range(options.first, options.first + options.flats)
+    return write_flats(options.folder, seeds, options.processes, make)
 
 
 def _ways_of(count: int, image_size: int, seed: int) -> dict[str, np.ndarray]:
