@@ -79,7 +79,8 @@ STOP_DISTANCE = 0.85  # metres to a footprint: any closer, and low things leave 
 NEAR = 1.9  # metres to a footprint from where on it is steps and turns, no pixel goals any more
 _STEPS_TO = 1.0  # metres
 LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and the STOP are one answer
-_LAST_STEPS_TO = 0.75  # metres; a step too many or too few still ends within what counts as being there
+_LAST_STEPS_TO = 0.6  # metres; a step too many or too few still ends within what counts as being there
+_GOAL_BEFORE = 0.75  # metres; where the pixel goal is, on the floor
 _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
 _DOOR_AHEAD = math.radians(20.0)  # bearing within which a door is gone to: not back through the one just passed
 _OVERLOOKED = 100  # centimetres: a door is seen over lower things
@@ -152,7 +153,7 @@ class SeenGoalPlanner(OraclePlanner):
         distance = math.dist(point, here)
         if distance <= NEAR or not is_in_sight(self._flat, goal, here):
             return None
-        share = min(distance - _LAST_STEPS_TO, MAX_GOAL_DISTANCE) / distance
+        share = min(distance - _GOAL_BEFORE, MAX_GOAL_DISTANCE) / distance
         target = here[0] + share * (point[0] - here[0]), here[1] + share * (point[1] - here[1])
         plan = pixel_plan(pose, target, self._cameras)
         x, y = pose.to_local(point)
