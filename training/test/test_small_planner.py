@@ -223,6 +223,28 @@ def test_who_looks_through_a_door_is_told_the_floor_behind_it():
     assert found > 5
 
 
+def test_a_door_is_seen_over_low_things_and_not_through_high_ones():
+    rng, around, doorless = np.random.default_rng(3), 0, 0
+    for seed in range(12):
+        flat = make_flat(seed)
+        high = [item for item in flat.items if item.height > 100]
+        for _ in range(120):
+            pose = draw_pose(flat, rng)
+            here, told = (pose.x, pose.y), way_to_door(flat, pose)
+            if told is None:
+                doorless += 1
+                continue
+            plan, way = told
+            place = pose.to_world(goal_on_floor(plan, {"level": CAMERA, "look_down": CAMERA}))
+            line = [np.add(here, share * np.subtract(place, here)) for share in np.linspace(0, 1, 60)]
+            assert min((footprint_distance(item, point) for item in high for point in line), default=1.0) > 0.02
+            if not grid_of(flat).drivable_line(here, place):
+                around += 1
+                assert all(flat.passable[grid_of(flat).cell(pose.to_world(point))] for point in way)
+    assert around > 20
+    assert doorless > 20
+
+
 def test_a_process_that_is_killed_while_it_renders_ends_the_command_with_how_to_go_on(tmp_path, capfd):
     (tmp_path / "1.npz").touch()  # is there already
     assert write_flats(tmp_path, [1], 1, signal.raise_signal) == 0
@@ -337,7 +359,7 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
 
 def test_a_thing_in_another_room_is_not_the_one_that_is_meant(views, things):
     rng = np.random.default_rng(2)
-    found = 0
+    meant = others = 0
     for number in range(len(views["poses"])):
         one = view(views, number)
         in_view = np.flatnonzero(one["shares"][: len(things.names)] > 1e-3).tolist()
@@ -347,9 +369,11 @@ def test_a_thing_in_another_room_is_not_the_one_that_is_meant(views, things):
             alike = [i for i in alike if question.named[1] in ("", things.names[i][1])]
             if room is None or not alike:
                 continue
-            found += 1
-            assert (question.goal >= 0) == any(things.rooms[i] == room for i in alike), question
-    assert found > 5
+            here = any(things.rooms[i] == room for i in alike)
+            assert (question.goal >= 0) == here, question
+            meant, others = meant + here, others + (not here)
+    assert meant > 5
+    assert others > 5
 
 
 def test_landmarks_tell_an_item_from_others_of_its_kind():

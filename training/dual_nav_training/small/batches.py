@@ -99,8 +99,9 @@ class Collate:
     Of B images with L tokens (padding is a part of its own): image, and of its cells kind, colour (B, CELLS) and
     advice (B, CELLS, 3), floor, distance; ids, labels, part, query (B, L), query being the number of the latent query
     that stands there or -1, positions (B, 3, L). Of all N questions: row (N,); asked (N, 3), the tokens after which
-    decision, column and row are said; drives (N,), found (N,), a goal in view; pixel (N, 2) in steps; named (N, 2);
-    look_at (N, tokens of the image's part), where attention should go; waypoints (N, WAYPOINTS, 2).
+    decision, column and row are said; drives (N,); found (N,), the goal or its landmark in view; pixel (N, 2) in
+    steps; named (N, 2); look_at (N, tokens of the image's part), where attention should go; waypoints (N, WAYPOINTS,
+    2).
     """
 
     def __init__(self, protocol: PromptProtocol, end_token_id: int, image_token_id: int, queries: int) -> None:

@@ -8,7 +8,7 @@ tower first learns to SEE; then all learns to GROUND words in images. In trainin
 - inside the language model, image cells must know their row and column (`place`): the vision tower cannot tell them,
   its attention knows relative positions only; and what would be to do if what they show was the goal (`advice`);
 - the positions that answer must know what the instruction names (`named`), and attend to the image cells that show
-  it, or to the token before the image where none does (`attention`);
+  what the answer leads to, or to the token before the image when it leads nowhere (`attention`);
 - the latents must tell the way to come (`way`), which S1 will need of them.
 
 The heads for this are left out of the checkpoint: what ships is a plain Qwen2.5-VL.

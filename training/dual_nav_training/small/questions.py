@@ -38,11 +38,8 @@ _NOT_IN_VIEW = encoded(LOOK_AROUND)
 _STRAIGHT_AHEAD = 40
 _FAMILIES = ("relation", "route", "object")
 _SHARES = (0.3, 0.15, 0.55)  # of the questions
-_SHARES_BEFORE_DOOR = (
-    0.25,
-    0.35,
-    0.4,
-)  # of those about what is not in view where a door is: in few views there is one
+# Of those about what is not in view, where a door is in view: it is in few.
+_SHARES_BEFORE_DOOR = (0.25, 0.35, 0.4)
 _BESIDE = 0.7  # of relations are to a landmark, the others to a room
 
 
@@ -159,39 +156,36 @@ class _Asker:
             if family != "relation":
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
                 return self._question(sentence, (kind, colour), answer=self._elsewhere(family, sentence))
-            marks = [
-                i for i in (self._clear or range(len(names))) if names[i][0] in LANDMARKS and names[i][0] != kind
-            ]
+            marks = [i for i in self._clear or range(len(names)) if names[i][0] in LANDMARKS and names[i][0] != kind]
             if marks and rng.random() < _BESIDE:
                 return self._beside(kind, colour, self._one_of(marks))
             return self._in_room(kind, colour, self._one_of(ROOMS))
         return None
 
     def _relation_of_none_in_view(self) -> Question | None:
-        """About what is hardly to be seen beside a landmark that is; or something is there that is called so, but it
-        is another one that is meant: one beside something else, or in another room. None where there is no such."""
-        names, rng, landmarks = self._things.names, self._rng, self._things.landmarks
-        kinds = {names[i][0] for i in self._present}
-        draw = rng.random()
-        if draw < 0.5:
-            seen = [(i, mark) for i in range(len(names)) for mark in landmarks[i] if mark in self._clear]
-            seen = [(i, mark) for i, mark in seen if i not in self._clear]
-            if seen:
-                goal, mark = self._one_of(seen)
+        """In half of the cases about what can hardly be seen beside a landmark that can. In others something is there
+        that is called so, but another one is meant: beside something else, or in another room. None for the rest, and
+        where there is no such thing."""
+        names, landmarks = self._things.names, self._things.landmarks
+        case = self._rng.choice(["hidden", "beside", "room", ""], p=[0.5, 0.15, 0.15, 0.2])
+        if case == "hidden":
+            hidden = [i for i in range(len(names)) if i not in self._clear]
+            pairs = [(i, mark) for i in hidden for mark in landmarks[i] if mark in self._clear]
+            if pairs:
+                goal, mark = self._one_of(pairs)
                 return self._beside(*self._called(goal), mark)
-        elif draw < 0.65:
+        elif case == "beside":
+            kinds = {names[i][0] for i in self._present}
             others = [
-                i for i in range(len(names)) if i not in self._present and landmarks[i] and names[i][0] in kinds
+                i for i in range(len(names)) if i not in self._present and names[i][0] in kinds and landmarks[i]
             ]
             if others:
                 goal = self._one_of(others)
                 return self._beside(names[goal][0], "", self._one_of(landmarks[goal]))
-        elif draw < 0.8 and self._clear:
-            kind, colour = self._called(self._one_of(self._clear))
-            alike = [i for i in self._present if self._is_called(i, kind, colour)]
-            return self._in_room(
-                kind, colour, self._one_of(sorted({*ROOMS} - {self._things.rooms[i] for i in alike}))
-            )
+        elif case == "room" and self._clear:
+            name = self._called(self._one_of(self._clear))
+            rooms = {self._things.rooms[i] for i in self._present if self._is_called(i, *name)}
+            return self._in_room(*name, self._one_of([room for room in ROOMS if room not in rooms]))
         return None
 
     def _beside(self, kind: str, colour: str, mark: int) -> Question:
@@ -201,11 +195,12 @@ class _Asker:
         alike = tuple(i for i in self._present if self._is_called(i, *landmark))
         shown = [i for i in alike if i in self._clear and self._view["answers"][i, 0] == PIXEL_GOAL]
         if shown:
-            nearest = max(shown, key=lambda i: self._view["shares"][i])
-            return self._question(sentence, (kind, colour), alike, nearest)
+            shows_most = max(shown, key=lambda i: self._view["shares"][i])
+            return self._question(sentence, (kind, colour), alike, shows_most)
         return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
 
     def _in_room(self, kind: str, colour: str, room: str) -> Question:
+        """About what is in a room, and not in view."""
         sentence = relation_instruction(self._rng, _name(kind, colour), None, room, self._split)
         return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
 

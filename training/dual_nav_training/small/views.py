@@ -180,6 +180,7 @@ def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
     """A pixel goal through the door that is most straight ahead, and the way there as of `SeenGoalPlanner.answer`;
     None where no door is to be seen. Low things may be in between: S1 drives around them."""
     room, grid, here = flat.room_at(pose.x * 100, pose.y * 100), grid_of(flat), (pose.x, pose.y)
+    see_through = _seen_through(flat)
     found: tuple[float, PlanMade, Point] | None = None
     for door in doors_of(flat, room):
         inside = entering(door, other_room(door, room), flat)
@@ -188,8 +189,7 @@ def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
             target = x + beyond * math.cos(inside.yaw), y + beyond * math.sin(inside.yaw)
             local = pose.to_local(target)
             aside = abs(math.atan2(local[1], local[0]))
-            seen = grid.is_drivable(target) and clear_line(_seen_through(flat), here, target)
-            if aside > _DOOR_AHEAD or not seen:
+            if aside > _DOOR_AHEAD or not grid.is_drivable(target) or not clear_line(see_through, here, target):
                 continue
             plan = pixel_plan(pose, target, {"level": CAMERA, "look_down": CAMERA})
             if plan is not None and (found is None or aside < found[0]):
@@ -386,8 +386,7 @@ def write_flats(folder: Path, seeds: Sequence[int], processes: int, make: Callab
         for _ in tqdm(done, total=len(missing), unit="flat", dynamic_ncols=True):
             pass
     except BrokenExecutor:
-        text = "a process was killed; is there too little memory? The same command goes on"
-        print(f"{folder}: {text}", file=sys.stderr)
+        print(f"{folder}: a process was killed (too little memory?); the same command goes on", file=sys.stderr)
         return 1
     except (OSError, CheckpointError, gl.RenderingError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
