@@ -25,7 +25,6 @@ from dual_nav_training.small.language import (
     IMAGE_SIDE,
     KINDS,
     NUMBERS,
-    PIXEL_STEP,
     ROOMS,
     TEMPLATE,
     build_tokenizer,
@@ -174,6 +173,8 @@ def test_looking_around_again_and_again_looks_everywhere():
     turns = len(LOOK_AROUND.actions)
     assert {turns * number % 24 for number in range(24)} == set(range(24))
     assert math.degrees(TURN_STEP) * turns < math.degrees(CAMERA.hfov)
+    assert LOOK_AROUND.actions == (TURN_LEFT,) * turns
+    assert LOOK_AROUND_RIGHT.actions == (TURN_RIGHT,) * turns
 
 
 def test_the_last_steps_and_the_stop_are_one_answer_that_may_be_a_step_wrong(flat):
@@ -224,7 +225,7 @@ def test_who_looks_through_a_door_is_told_the_floor_behind_it():
 
 
 def test_a_door_is_seen_over_low_things_and_not_through_high_ones():
-    rng, around, doorless = np.random.default_rng(3), 0, 0
+    rng, around, over, doorless = np.random.default_rng(3), 0, 0, 0
     for seed in range(12):
         flat = make_flat(seed)
         high = [item for item in flat.items if item.height > 100]
@@ -236,12 +237,16 @@ def test_a_door_is_seen_over_low_things_and_not_through_high_ones():
                 continue
             plan, way = told
             place = pose.to_world(goal_on_floor(plan, {"level": CAMERA, "look_down": CAMERA}))
+            x, y = pose.to_local(place)
+            assert abs(math.atan2(y, x)) < math.radians(21)
             line = [np.add(here, share * np.subtract(place, here)) for share in np.linspace(0, 1, 60)]
             assert min((footprint_distance(item, point) for item in high for point in line), default=1.0) > 0.02
+            over += any(footprint_distance(item, point) == 0.0 for item in flat.items for point in line)
             if not grid_of(flat).drivable_line(here, place):
                 around += 1
                 assert all(flat.passable[grid_of(flat).cell(pose.to_world(point))] for point in way)
     assert around > 20
+    assert over > 20
     assert doorless > 20
 
 
@@ -491,21 +496,28 @@ def test_labels_are_the_answers_and_coordinates_are_asked_for_where_they_are_sai
 
 
 def test_attention_is_led_to_the_cells_that_show_the_goal(made, views, things):
-    batch = batch_of(made, views, things)
+    items = [
+        Ask(6)(View(view(views, n), things), np.random.default_rng(n), False) for n in range(len(views["poses"]))
+    ]
+    asked, batch = [question for item in items for question in item.questions], made[1](items)
     cells = (batch["ids"][0] == made[0].planner.config["image_token_id"]).nonzero()[:, 0]
     assert len(cells) == CELLS
-    torch.testing.assert_close(batch["look_at"].sum(1), torch.ones(len(batch["row"])))
+    torch.testing.assert_close(batch["look_at"].sum(1), torch.ones(len(asked)))
     on_cells = batch["look_at"][:, cells[0] : cells[-1] + 1]
     # To the goal, or to the floor behind a door that leads on.
     assert (on_cells.sum(1) > 0).tolist() == (batch["found"] | batch["drives"]).tolist()
-    for number in batch["found"].nonzero()[:, 0].tolist():
+    doors = 0
+    for number, question in enumerate(asked):
         best = int(on_cells[number].argmax())
-        shown = batch["kind"][batch["row"][number], best]
-        assert shown in (batch["named"][number, 0], len(KINDS))  # or too little of the cell
-    for number in (batch["drives"] & ~batch["found"]).nonzero()[:, 0].tolist():
-        cell = divmod(int(on_cells[number].argmax()), SIDE)
-        for pixel, place in zip(batch["pixel"][number].flip(0).tolist(), cell, strict=True):
-            assert abs((place + 0.5) * IMAGE_SIDE / SIDE - pixel * PIXEL_STEP) <= IMAGE_SIDE / SIDE / 2 + PIXEL_STEP
+        if question.goal >= 0:
+            shown = int(batch["kind"][batch["row"][number], best])
+            goal = KINDS.index(things.names[question.goal][0])
+            assert shown == goal or views["cover"][batch["row"][number], question.goal, best] < 128
+        elif question.answer[0] == PIXEL_GOAL:
+            doors += 1
+            for pixel, place in zip(question.answer[:1:-1], divmod(best, SIDE), strict=True):
+                assert place * IMAGE_SIDE / SIDE - 1 <= pixel <= (place + 1) * IMAGE_SIDE / SIDE
+    assert doors > 3
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nav_sim.episodes import make_episode
+from nav_sim.episodes import cells_near, make_episode
 from nav_sim.evaluation import (
     EvaluationError,
     InProcess,
@@ -21,10 +21,11 @@ from nav_sim.evaluation import (
     run_episode,
     table,
 )
-from nav_sim.grid import path_length
+from nav_sim.grid import Grid, clear_line, path_length
 from nav_sim.judge import Judge, mean_interval, summarise, wilson_interval
 from nav_sim.oracles import (
     FORWARD,
+    FORWARD_STEP,
     KIND_ACTIONS,
     KIND_PIXEL_GOAL,
     KIND_TRAJ_LATENTS,
@@ -102,20 +103,45 @@ def test_the_controller_turns_and_steps_by_what_the_actions_say():
         assert controller.stopped
 
 
-@pytest.mark.parametrize(("action", "degrees"), [(TURN_LEFT, 75.0), (TURN_RIGHT, -75.0)])
-def test_turns_of_one_plan_are_one_motion_that_does_not_fall_short(action, degrees):
+@pytest.mark.parametrize(("action", "count"), [(TURN_LEFT, 5), (TURN_RIGHT, 5), (TURN_RIGHT, 14)])
+def test_turns_of_one_plan_are_one_motion_that_does_not_fall_short(action, count):
     episode = make_episode("test", 9, "object", 1)
+    sign = 1 if action == TURN_LEFT else -1
     with Simulator(episode.flat, SETTINGS.simulator) as simulator:
         simulator.reset(episode.start.x, episode.start.y, episode.start.yaw)
         controller = OracleController(episode, simulator.cameras)
-        controller.set_plan(actions_plan([action] * 5), simulator.pose, 0.0)
-        assert controller.actions_left == 5
+        controller.set_plan(actions_plan([action] * count), simulator.pose, 0.0)
         while not controller.done:
-            simulator.command(*controller.command(simulator.pose, simulator.time))
+            v, omega = controller.command(simulator.pose, simulator.time)
+            assert v == 0.0
+            assert sign * omega >= 0.0  # half a turn and more: not the other way round
+            assert controller.actions_left in (0, count - 10, count)  # ten at most are one motion
+            simulator.command(v, omega)
             simulator.step(0.05)
-            assert simulator.time < 10.0
-        turned = math.degrees(math.remainder(simulator.pose.yaw - episode.start.yaw, 2 * math.pi))
-    assert turned == pytest.approx(degrees, abs=1.2)  # not five times what one turn stops early
+            assert simulator.time < 20.0
+        turned = simulator.pose.yaw - episode.start.yaw - sign * math.radians(15 * count)
+    # Not as many times what one turn stops early.
+    assert math.degrees(math.remainder(turned, 2 * math.pi)) == pytest.approx(0.0, abs=2.0)
+
+
+def test_the_oracle_planner_steps_only_where_it_is_free():
+    stepped = turned = 0
+    for number in range(12):
+        episode = make_episode("test", 9, "object", number)
+        with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+            planner = OraclePlanner(episode, simulator.cameras)
+        cells, _ = cells_near(episode.flat, episode.goals, 1.3)
+        for cell in cells[::3]:
+            for yaw in range(0, 360, 45):
+                pose = Pose(*Grid.centre(*cell), math.radians(yaw))
+                plan = planner.plan(pose)
+                if plan.actions == (FORWARD,):
+                    stepped += 1
+                    ahead = pose.to_world((FORWARD_STEP, 0.0))
+                    assert clear_line(episode.flat.passable, (pose.x, pose.y), ahead)
+                turned += TURN_LEFT in plan.actions or TURN_RIGHT in plan.actions
+    assert stepped > 20
+    assert turned > 20
 
 
 @pytest.mark.parametrize("look_down", [False, True])
