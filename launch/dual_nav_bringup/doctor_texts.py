@@ -203,7 +203,7 @@ TEXTS = {
     "unsynchronised": Text(
         WARNING,
         "Only {share:.0%} of the rgb images have a depth image within {limit:.0f} ms (pairing_tolerance); the "
-        "nearest is {offset:.0f} ms away. NavDP and the selection by clearance get no frames then.",
+        "nearest is {offset:.0f} ms away. NavDP and the selections clearance and mean_if_clear get no frames then.",
         "Synchronise the streams in the driver (enable_sync:=true), or raise pairing_tolerance.",
     ),
     "dds_profile": Text(

@@ -33,7 +33,6 @@ from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.player import Player
 from dual_nav_bringup.question import Question
 from dual_nav_bringup.report import summarise, table
-from dual_nav_bringup.shipped import shipped_model
 from dual_nav_bringup.supervisor import die_with_parent, exit_status
 from dual_nav_util.dds import image_transport_warnings
 from dual_nav_util.recording import SECOND, Recording, RecordingError, choose_topics
@@ -72,10 +71,11 @@ def default_recording() -> Path:
     return path
 
 
-def default_model() -> tuple[str, bool]:
-    """(checkpoint folder, whether its weights are random): the one in models/, or one made for the purpose."""
-    if shipped := shipped_model():
-        return str(shipped.resolve()), False
+def random_model() -> str:
+    """A checkpoint folder with random weights that always answers with a pixel goal, made once.
+
+    Not the one in models/: it knows the simulator only, and in a recording of a real room it looks around for ever.
+    """
     folder = Path("checkpoints") / "replay_random"
     if not (folder / "config.json").is_file():
         command = [
@@ -90,7 +90,7 @@ def default_model() -> tuple[str, bool]:
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             raise ReplayError(f"no checkpoint given, and a random one could not be made: {made.stderr.strip()}")
-    return str(folder.resolve()), True
+    return str(folder.resolve())
 
 
 def new_folder(out: Path | None, recording: Path) -> Path:
@@ -274,7 +274,7 @@ class Replay:
                 )
             missing = [name for name in ("depth", "odom") if name not in topics]
             folder = new_folder(options.out, bag)
-            model, random_weights = (options.model, False) if options.model else default_model()
+            model, random_weights = options.model or random_model(), not options.model
             if random_weights:
                 self.say(f"no checkpoint given: random weights with one fixed answer, in {model}; plans mean nothing")
             seconds = recording.duration_ns / SECOND * options.loop / options.rate
@@ -417,7 +417,7 @@ def main(words: Sequence[str] | None = None) -> int:
         prog="replay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the shared recording, if there)")
-    parser.add_argument("--model", help="checkpoint folder or hub id (default: models/, else random weights)")
+    parser.add_argument("--model", help="checkpoint folder or hub id (default: random weights)")
     parser.add_argument("--rate", type=positive(float), default=1.0, help="speed of playing (1: as recorded)")
     parser.add_argument("--loop", type=positive(int), default=1, help="how often it is played; time goes on")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<recording>-<time>)")

@@ -34,10 +34,10 @@ from dual_nav_bringup.replay import (
     ActiveWatch,
     ReplayError,
     System,
-    default_model,
     default_recording,
     new_folder,
     positive,
+    random_model,
     spinning_node,
 )
 from dual_nav_util.recording import Recording, RecordingError, choose_topics
@@ -216,7 +216,7 @@ class Soak:
             topics = choose_topics(recording, {})
             topics.pop("instruction", None)  # given here, see EPISODE_SECONDS
             folder = new_folder(options.out, bag)
-            model = options.model or default_model()[0]
+            model = options.model or random_model()
             transport = "compressed" if topics["rgb"].type.endswith("CompressedImage") else "raw"
             arguments = [f"model:={model}", f"rgb_transport:={transport}", *options.launch]
             os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain_id()))
@@ -309,7 +309,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--growth", type=number, default=1.0, help="percent of memory allowed after that (default: 1)"
     )
     parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the shared recording, if there)")
-    parser.add_argument("--model", help="checkpoint folder or hub id (default: models/, else random weights)")
+    parser.add_argument("--model", help="checkpoint folder or hub id (default: random weights)")
     parser.add_argument("--rate", type=number, default=1.0, help="speed of playing (1: as recorded)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<recording>-<time>)")
     parser.add_argument("--start-timeout", type=number, default=600.0, help="seconds the nodes have to load")

@@ -121,10 +121,10 @@ def test_the_oracles_come_to_the_same_over_dds_as_in_one_process(tmp_path):
     assert "went on without" not in (tmp_path / "nodes.log").read_text()
 
 
-def sized_parameters(folder: Path) -> dict:
+def sized_parameters(folder: Path, sizes: dict = SIZES) -> dict:
     """sim.yaml with a quick controller, written into the folder."""
     config = yaml.safe_load((SHARE / "config" / "sim.yaml").read_text())
-    config["/**/s1_controller"]["ros__parameters"] |= SIZES
+    config["/**/s1_controller"]["ros__parameters"] |= sizes
     (folder / "sim.yaml").write_text(yaml.safe_dump(config))
     return config
 
@@ -151,6 +151,11 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
     controller = modules.controller(make_episode("test", 0, *KEYS[0]), OracleParameters().cameras())
     parameters = config["/**/s1_controller"]["ros__parameters"]
     assert {name: getattr(controller._parameters, name) for name in parameters} == parameters
+    shipped = yaml.safe_load((SHARE / "config" / "sim.yaml").read_text())["/**/s1_controller"]["ros__parameters"]
+    usual = Modules(str(model), str(model)).controller(
+        make_episode("test", 0, *KEYS[0]), OracleParameters().cameras()
+    )
+    assert {name: getattr(usual._parameters, name) for name in shipped} == shipped
     (fast,) = InProcess(modules)([KEYS[0]], settings, output)
     assert same(fast, runs[0], MODEL_ROUNDING), (fast, runs[0])
 
@@ -158,7 +163,8 @@ def test_the_real_nodes_do_the_same_twice_and_as_the_fast_path(tmp_path, model):
 def test_an_oracles_plans_come_with_the_latents_that_the_real_controller_drives_by(tmp_path, model):
     from dual_nav_training.in_process import Parts as Modules
 
-    sized_parameters(tmp_path)
+    sizes = SIZES | {"selection": "mean"}  # random weights drive with it, whatever is in the way
+    sized_parameters(tmp_path, sizes)
     settings = Settings(simulator=Config(look="plain"), s1=str(model), time_limit=3.0)
     output = Output(tmp_path, pictures=False)
     parts = Parts(str(model), "oracle", "plain", launch=(f"params:={tmp_path / 'sim.yaml'}",))
@@ -167,7 +173,8 @@ def test_an_oracles_plans_come_with_the_latents_that_the_real_controller_drives_
     assert run["plans"] > 1
     assert run["path_length"] > 0.02
     assert "refused" not in (tmp_path / "nodes.log").read_text()
-    (fast,) = InProcess(Modules("oracle", str(model), s1_options=tuple(SIZES.items())))([IN_SIGHT], settings, output)
+    modules = Modules("oracle", str(model), s1_options=tuple(sizes.items()))
+    (fast,) = InProcess(modules)([IN_SIGHT], settings, output)
     assert same(fast, run, MODEL_ROUNDING), (fast, run)
 
 

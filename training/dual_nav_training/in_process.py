@@ -43,18 +43,20 @@ from s1_controller_node.frames import FrameRing
 from s1_controller_node.geometry import Twist2D
 from s1_controller_node.modes import Ask
 from s1_controller_node.motion import MotionCommand, MotionLayer
-from s1_controller_node.obstacles import Intrinsics
+from s1_controller_node.obstacles import Intrinsics, ObstacleDetector
 from s1_controller_node.odometry import OdometrySample
 from s1_controller_node.path_maker import PathMaker
 from s1_controller_node.plan_intake import PlanRefused
 from s1_controller_node.policy import TrajectoryPolicy, load_policy
 from s1_controller_node.preparation import FramePreparation
+from s1_controller_node.selection import BY_OBSTACLES
 from s2_planner_node import planner as s2
 from s2_planner_node.answer import AnswerError
 
 EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
 ROBOT_HEIGHT = 0.7  # metres, camera included
 SOLVER_TIME_LIMIT = 0.5  # seconds of the tracker's solver: the way must not depend on the machine's speed
+NUM_SAMPLES, SELECTION = 16, "mean_if_clear"  # S1's samples, and what is made of them
 MILLIMETRE = np.float32(1e-3)
 KINDS = {"actions": KIND_ACTIONS, "pixel_goal": KIND_PIXEL_GOAL, "traj_latents": KIND_TRAJ_LATENTS}
 
@@ -100,6 +102,8 @@ class Parts:
             robot_radius=ROBOT_RADIUS,
             robot_height=ROBOT_HEIGHT,
             solver_time_limit=SOLVER_TIME_LIMIT,
+            num_samples=NUM_SAMPLES,
+            selection=SELECTION,
         )
         parameters = dataclasses.replace(parameters, **dict(self.s1_options))
         return RealController(_load_policy(parameters), parameters, level, self.withheld)
@@ -177,7 +181,12 @@ class RealController:
             camera.width, camera.height_px, camera.focal, camera.focal, camera.centre[0], camera.centre[1]
         )
         self._policy = policy
-        self._preparation = FramePreparation(policy, from_seconds(parameters.pairing_tolerance), with_depth=False)
+        by_obstacles = parameters.selection in BY_OBSTACLES
+        tolerance_ns = from_seconds(parameters.pairing_tolerance)
+        self._preparation = FramePreparation(policy, tolerance_ns, with_depth=by_obstacles)
+        if by_obstacles:
+            mount, obstacles = parameters.camera_mount(), parameters.obstacle_config()
+            self._preparation.obstacle_detector = ObstacleDetector(self._intrinsics, mount, obstacles)
         self._path_maker = PathMaker(policy, parameters.selection, parameters.robot_radius, parameters.seed)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())

@@ -16,6 +16,7 @@ import torch
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small import recipe, report, train_s1, train_s2
+from dual_nav_training.small import ways as ways_module
 from dual_nav_training.small.batches import Ask, View, Views
 from dual_nav_training.small.checkpoint import SYSTEM1_SIZES, dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
@@ -666,6 +667,23 @@ def test_ways_lead_to_the_pixel_goal_from_wherever_the_robot_is(ways):
             assert np.linalg.norm(ends[0] - goal) < 0.35
         lengths = np.linalg.norm(sample.trajectories[..., :2], axis=2).sum(1)
         assert lengths[0] >= lengths[-1] - 0.5  # the way gets shorter
+
+
+def test_some_frames_show_where_one_stands_that_went_straight_on(rendering, monkeypatch):
+    """On the line from the planner's place to its goal, however the way leads around; and never in something."""
+    flat, aside = make_flat(SEED), {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(ways_module, "_STRAIGHT_ON", share)
+        made = ways_of(SEED, 12, 28)
+        aside[share] = []
+        for goal, (start, *driven) in zip(made["goal"], made["poses"], strict=True):
+            plan = PlanMade(KIND_PIXEL_GOAL, (), tuple(goal), (IMAGE_SIDE, IMAGE_SIDE))
+            x, y = goal_on_floor(plan, {"level": CAMERA})
+            for pose in driven:
+                local = Pose(*map(float, start)).to_local((float(pose[0]), float(pose[1])))
+                aside[share].append(abs(local[0] * y - local[1] * x) / math.hypot(x, y))
+                assert flat.passable[grid_of(flat).cell((float(pose[0]), float(pose[1])))]
+    assert max(aside[1.0]) < 0.2 < max(aside[0.0])  # metres; 0.05 of standard deviation
 
 
 def test_every_way_has_a_mirror_image(ways):

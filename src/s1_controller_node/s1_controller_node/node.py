@@ -51,6 +51,7 @@ from .path_maker import MadePath, PathMaker
 from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
 from .policy import load_policy
 from .preparation import FramePreparation, PreparedFrame
+from .selection import BY_OBSTACLES
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -81,9 +82,9 @@ class S1Controller(ManagedNode):
         started = time.monotonic()
         self._policy = load_policy(parameters.model, parameters.policy_config())
         self.get_logger().info(f"model {parameters.model} loaded in {time.monotonic() - started:.1f} s")
-        by_clearance = parameters.selection == "clearance"
+        by_obstacles = parameters.selection in BY_OBSTACLES
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
-        self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_clearance)
+        self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_obstacles)
         seed = parameters.seed if parameters.seed >= 0 else None
         self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius, seed)
         self._ring = FrameRing(parameters.frame_memory)
@@ -113,11 +114,11 @@ class S1Controller(ManagedNode):
                 "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
             ),
         }
-        self._make_interfaces(parameters, by_clearance)
+        self._make_interfaces(parameters, by_obstacles)
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
 
-    def _make_interfaces(self, parameters: Parameters, by_clearance: bool) -> None:
+    def _make_interfaces(self, parameters: Parameters, by_obstacles: bool) -> None:
         twist = TwistStamped if parameters.cmd_vel_stamped else Twist
         self._command_publisher = self.managed_publisher(twist, "cmd_vel", qos.NEWEST_STATE)
         self._state_publisher = self.managed_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
@@ -136,7 +137,7 @@ class S1Controller(ManagedNode):
             self.managed_subscription(
                 CompressedImage if compressed else Image, "depth", self._on_depth, qos.NEWEST_FRAME
             )
-        if by_clearance or parameters.obstacle_stop:
+        if by_obstacles or parameters.obstacle_stop:
             self.managed_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.NEWEST_FRAME)
         self.managed_subscription(Odometry, "odom", self._on_odometry, qos.ODOMETRY)
         self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
@@ -367,9 +368,9 @@ class S1Controller(ManagedNode):
         self._look_for_selection()
 
     def _look_for_selection(self) -> None:
-        """The selection by clearance looks for obstacles itself, once mount and intrinsics are known."""
+        """A selection by obstacles looks for them itself, once mount and intrinsics are known."""
         mount, intrinsics = self._mount.mount, self._intrinsics
-        if self._settings.selection == "clearance" and mount is not None and intrinsics is not None:
+        if self._settings.selection in BY_OBSTACLES and mount is not None and intrinsics is not None:
             detector = ObstacleDetector(intrinsics, mount, self._settings.obstacle_config())
             self._preparation.obstacle_detector = detector
 

@@ -17,6 +17,8 @@ from .bounds import check_bounds
 from .geometry import inverse_transform_points, transform_points
 
 UNCONFIRMED_TIME = 0.5  # a cell that was seen too seldom is forgotten after this [s]
+# Who moves less than this many metres in this many seconds does not drive: odometry of a standing robot may tremble.
+DRIVEN, DRIVEN_IN = 0.02, 1.0
 
 # Optical frame (x right, y down, z forward) to a level body frame (x forward, y left, z up).
 _OPTICAL_TO_BODY = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -116,7 +118,7 @@ class ObstacleConfig:
     min_points: int = 3  # in a cell to make it an obstacle: single flying pixels are none
     confirmations: int = 2  # scans that have to see it, for the same reason
     memory_range: float = 2.0  # cells out of sight are forgotten this far from the robot [m]
-    memory_time: float = 20.0  # and after this long [s]; bounds what drift and ghosts can do
+    memory_time: float = 20.0  # and after driving for this long [s]; bounds what drift and ghosts can do
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -319,6 +321,7 @@ class ObstacleMemory:
     def update(self, detector: ObstacleDetector, scan: DepthScan, pose: np.ndarray, stamp_ns: int) -> None:
         """Take in a scan made at ``pose`` (3,) in odom at ``stamp_ns``."""
         config = self._config
+        self._stay_young_while_standing(pose, stamp_ns)
         here = inverse_transform_points(pose, self._cells.points)
         age = (stamp_ns - self._seen_ns) * 1e-9
         keep = ~detector.sees_through(Obstacles(here, self._cells.low, self._cells.high), scan)
@@ -342,6 +345,20 @@ class ObstacleMemory:
         self._cells = Obstacles.none()
         self._seen_ns = np.zeros(0, dtype=np.int64)
         self._sightings = np.zeros(0, dtype=np.int64)  # scans that saw the cell
+        self._last: tuple[np.ndarray, int] | None = None  # pose and stamp that driving is judged from
+
+    def _stay_young_while_standing(self, pose: np.ndarray, stamp_ns: int) -> None:
+        """Confirmed cells do not age while the robot does not drive: one that stands before something low, which it
+        cannot see from there, would after a while take the way for free."""
+        if self._last is not None:
+            before, before_ns = self._last
+            passed = stamp_ns - before_ns
+            if 0 <= passed < DRIVEN_IN * 1e9:
+                return
+            if passed > 0 and np.hypot(*(pose[:2] - before[:2])) < DRIVEN:
+                confirmed = self._sightings >= self._config.confirmations
+                self._seen_ns[confirmed] = np.minimum(self._seen_ns[confirmed] + passed, stamp_ns)
+        self._last = np.array(pose), stamp_ns
 
     def _sightings_near(self, points: np.ndarray) -> np.ndarray:
         """(N,) most sightings of a remembered cell among the one of each point and its eight neighbours."""

@@ -128,7 +128,7 @@ class Parameters:
     hole_depth: float = parameter(0.15, "What lies this much below the floor is a hole", low=0.03, high=5.0, unit="m")
     obstacle_range: float = parameter(3.0, "Farther obstacles do not matter yet", low=0.3, high=20.0, unit="m")
     obstacle_memory: float = parameter(
-        20.0, "How long an obstacle out of sight is remembered", low=0.0, high=600.0, unit="s"
+        20.0, "Driving time for which an obstacle out of sight is remembered", low=0.0, high=600.0, unit="s"
     )
     side_margin: float = parameter(0.05, "Kept free all around the robot", low=0.0, high=1.0, unit="m")
     stop_margin: float = parameter(0.10, "Left free ahead when the robot has stopped", low=0.02, high=2.0, unit="m")

@@ -46,7 +46,7 @@ class PathMaker:
     Args:
         policy: the model.
         method: of `selection.select`.
-        robot_radius: [m], for the method `clearance`.
+        robot_radius: [m], for the methods by obstacles.
         seed: of the noise, which begins anew with each episode; None for another in each run.
     """
 

@@ -26,7 +26,7 @@ class PreparedFrame:
 
     Attributes:
         frame: for the model.
-        obstacles: (N, 2) obstacle points [m] in the robot frame, for the selection by clearance; else None.
+        obstacles: (N, 2) obstacle points [m] in the robot frame, for a selection by obstacles; else None.
     """
 
     frame: Frame
@@ -55,7 +55,7 @@ class FramePreparation:
     Args:
         policy: whose frames these are.
         tolerance_ns: largest difference of the stamps of RGB and depth in a pair.
-        with_depth: wait for depth also if the model needs none (selection by clearance).
+        with_depth: wait for depth also if the model needs none (a selection by obstacles).
     """
 
     def __init__(self, policy: TrajectoryPolicy, tolerance_ns: int, with_depth: bool) -> None:

@@ -12,8 +12,10 @@ from .checks import check_array, check_number
 if TYPE_CHECKING:
     from .policy import Trajectories
 
-Method = Literal["mean", "random", "critic", "clearance"]
+Method = Literal["mean", "random", "critic", "clearance", "mean_if_clear"]
 METHODS: tuple[str, ...] = get_args(Method)
+BY_OBSTACLES: tuple[str, ...] = ("clearance", "mean_if_clear")  # methods that need obstacles from depth
+CLEAR = 0.1  # metres between the robot and anything that are enough for `mean_if_clear`
 
 
 def select(
@@ -29,11 +31,13 @@ def select(
     Args:
         trajectories: samples of one frame.
         method: ``mean`` of all samples, as the published deployment does; ``random`` one; ``critic`` the one
-            with the highest score; ``clearance`` the one that stays farthest from obstacles.
-        obstacles: for ``clearance``: (N, 2) obstacle points on the ground plane [m] in the same robot frame
+            with the highest score; ``clearance`` the one that stays farthest from obstacles; ``mean_if_clear`` the
+            mean while it keeps CLEAR, else the sample nearest to it that does (the mean of ways around both sides of
+            a thing leads into it), and where none does the one that stays farthest.
+        obstacles: for BY_OBSTACLES: (N, 2) obstacle points on the ground plane [m] in the same robot frame
             (:class:`.obstacles.ObstacleDetector` makes them from a depth image). None in sight means that no
             sample is better than another, and the mean is taken.
-        robot_radius: [m], taken off the clearance; samples that hit something all count as touching.
+        robot_radius: [m], taken off the clearance; paths that hit something all count as touching.
         rng: for ``random``.
 
     Raises:
@@ -50,13 +54,17 @@ def select(
             raise ValueError("method 'critic' needs scores, and this model has no critic; expected mean or clearance")
         scores = check_array("trajectories.scores", trajectories.scores, (len(paths),))
         return paths[int(np.argmax(scores))]
-    if method == "clearance":
+    if method in BY_OBSTACLES:
         if obstacles is None:
-            raise ValueError("method 'clearance' needs obstacles (N, 2) from a depth image, got None")
+            raise ValueError(f"method {method!r} needs obstacles (N, 2) from a depth image, got None")
         if not len(obstacles):
             return mean
-        clearance = path_clearance(paths, obstacles, robot_radius)
-        # Samples with equal clearance, e.g. all limited by one obstacle beside the start: the most ordinary one.
+        if method == "clearance":
+            clearance = path_clearance(paths, obstacles, robot_radius)
+        else:
+            paths = np.concatenate([mean[None], paths])
+            clearance = np.minimum(path_clearance(paths, obstacles, robot_radius), CLEAR)
+        # Paths with equal clearance, e.g. all limited by one obstacle beside the start: the most ordinary one.
         best = np.flatnonzero(clearance >= clearance.max() - 1e-9)
         deviation = np.linalg.norm(paths[best, :, :2] - mean[None, :, :2], axis=-1).sum(axis=1)
         return paths[best[int(np.argmin(deviation))]]

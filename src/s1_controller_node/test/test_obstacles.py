@@ -112,7 +112,14 @@ def test_an_obstacle_below_the_picture_is_remembered_and_one_in_it_that_is_gone_
     around = memory.around(pose)
     assert (np.abs(around[:, 1]) < 0.25).any()  # nobody could see that the low one is gone
     assert not (around[:, 1] > 0.28).any()  # the tall one was seen through
-    memory.update(d, d.scan(source.image(pose)), pose, stamp + round((CONFIG.memory_time + 1.0) * 1e9))
+    scan, random = d.scan(source.image(pose)), np.random.default_rng(0)
+    for _ in range(round(2 * CONFIG.memory_time / 0.1)):  # while the robot stands before it, it stays
+        stamp += 100_000_000
+        memory.update(d, scan, pose + random.normal(0.0, (0.002, 0.002, 0.0)), stamp)
+    assert (np.abs(memory.around(pose)[:, 1]) < 0.25).any()
+    for step in range(1, round(2 * CONFIG.memory_time / 0.1)):  # and is forgotten while it drives, here to and fro
+        there = pose + np.array([0.04 * abs(step / 10 % 10 - 5), 0.0, 0.0])
+        memory.update(d, scan, there, stamp + step * 100_000_000)
     assert not len(memory.around(pose))
 
 

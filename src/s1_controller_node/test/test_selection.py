@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from s1_controller_node.obstacles import CameraMount, Intrinsics, ObstacleConfig, ObstacleDetector
-from s1_controller_node.selection import METHODS, path_clearance, select
+from s1_controller_node.selection import CLEAR, METHODS, path_clearance, select
 
 
 def fan(*degrees: float, length: float = 2.0, points: int = 33) -> np.ndarray:
@@ -59,6 +59,29 @@ def test_equal_clearance_takes_the_sample_nearest_to_the_mean():
     assert np.array_equal(chosen, samples.paths[1])
 
 
+@pytest.mark.parametrize(
+    ("obstacle", "chosen"),
+    [
+        ((2.0, 2.0), None),  # far from everything: the mean
+        ((0.5, 0.02), 2),  # in the mean's way: the nearest sample that keeps clear of it
+        ((0.5, -0.1), 1),  # and of what is on that side, the one on the other
+    ],
+)
+def test_the_mean_is_taken_unless_it_would_touch_something(obstacle, chosen):
+    samples = trajectories(fan(80, 30, -28, -80))
+    path = select(samples, "mean_if_clear", obstacles=np.array([obstacle]), robot_radius=0.1)
+    expected = select(samples) if chosen is None else samples.paths[chosen]
+    assert np.array_equal(path, expected)
+
+
+def test_where_no_path_keeps_clear_the_one_that_stays_farthest_is_taken():
+    samples = trajectories(fan(-15, 8))
+    obstacles = np.array([[0.6, 0.0]])
+    path = select(samples, "mean_if_clear", obstacles=obstacles, robot_radius=0.1)
+    assert np.array_equal(path, samples.paths[0])
+    assert path_clearance(samples.paths[:1], obstacles, 0.1) < CLEAR
+
+
 def test_clearance_is_the_smallest_distance_less_the_radius():
     clearance = path_clearance(fan(0, 90), np.array([[1.0, 0.5], [5.0, 5.0]]), robot_radius=0.2)
     assert clearance == pytest.approx([0.3, 0.8], abs=0.002)  # points every 6 cm
@@ -89,6 +112,7 @@ def test_a_box_in_a_depth_image_turns_the_choice_away_from_it():
     [
         (lambda t: select(t, "best"), f"method: expected one of {', '.join(METHODS)}, got 'best'"),
         (lambda t: select(t, "critic"), "method 'critic' needs scores"),
+        (lambda t: select(t, "mean_if_clear"), r"needs obstacles \(N, 2\) from a depth image, got None"),
         (lambda t: select(t, "clearance"), r"needs obstacles \(N, 2\) from a depth image, got None"),
         (
             lambda t: select(t, "clearance", obstacles=np.zeros((3, 3))),

@@ -48,6 +48,7 @@ _DOORS = 0.3  # of the ways, where there is a door ahead
 FRAMES = 4  # of a way; the first is the planner's
 _DRIVEN = ((0.0, 0.3), (0.2, 0.8), (0.5, 1.5))  # metres, of the frames behind the first
 _ASIDE, _ASKEW = 0.05, math.radians(10)  # standard deviation of where they are about the way
+_STRAIGHT_ON = 0.4  # of these frames are not about the way, but on the straight line to the goal
 _STEP = 0.3  # metres, at least, between the points of a label's path: `dual_label` leaves out shorter ones
 _MILLIMETRE = np.float32(1e-3)
 
@@ -134,13 +135,17 @@ def _instruction(flat: Flat, item: int, random: np.random.Generator) -> str:
 
 
 def _on_the_way(flat: Flat, path: list[Point], goal: Point, start: Pose, random: np.random.Generator) -> list[Pose]:
-    """Poses about the way to `goal`, as a robot has them that follows it not quite."""
-    points = _until(path, goal, 0.05)
+    """Poses of a robot on its way to `goal`: about the way, as one has them that follows it not quite; or straight on
+    towards the goal, as one that did not see what is in between, up to where it stands before that."""
+    drivable = grid_of(flat, COMFORT).is_drivable
+    along, straight = _until(path, goal, 0.05), _evenly([(start.x, start.y), goal], 0.05)
+    ahead_free = next((n for n, point in enumerate(straight) if not drivable(point)), len(straight))
     poses = []
     for low, high in _DRIVEN:
-        number = min(round(random.uniform(low, high) / 0.05), max(0, len(points) - 3))
-        x, y = points[number]
-        ahead = points[min(number + 5, len(points) - 1)] - points[number]
+        line, places = (straight, ahead_free) if random.random() < _STRAIGHT_ON else (along, len(along) - 2)
+        number = max(0, min(round(random.uniform(low, high) / 0.05), places - 1))
+        x, y = line[number]
+        ahead = line[min(number + 5, len(line) - 1)] - line[number]
         heading = math.atan2(ahead[1], ahead[0]) if np.any(ahead) else start.yaw
         # It turns onto the way while it begins to drive.
         left = wrapped(start.yaw - heading) * random.uniform(0, 1) * max(0.0, 1 - number * 0.05 / 0.4)
