@@ -28,6 +28,7 @@ from .stamps import NANOSECONDS
 
 DIAGNOSTICS_PERIOD = 1.0  # s
 NEW_TIME_NS = NANOSECONDS  # stamps that go back by this much begin a new time; less is out of order
+NO_TIME = "use_sim_time is true and no /clock has been received"
 ACKNOWLEDGE_TIMEOUT = 0.2  # s to wait at the end until the last command has been received
 
 
@@ -98,6 +99,11 @@ class ManagedNode(LifecycleNode):
     def now_ns(self) -> int:
         """ROS time in nanoseconds (simulated when use_sim_time is set)."""
         return self.get_clock().now().nanoseconds
+
+    @property
+    def has_time(self) -> bool:
+        """Whether ROS time has begun: simulated time is 0 until the first /clock, and no stamp can be judged by it."""
+        return self.now_ns() > 0
 
     def image_transport_warnings(self) -> list[str]:
         """What stands in the way of camera images on this node's transport (see `dds.py`)."""

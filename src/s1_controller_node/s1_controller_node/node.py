@@ -32,7 +32,7 @@ from visualization_msgs.msg import MarkerArray
 from dual_nav_util import images, qos
 from dual_nav_util.controller_state import State
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
-from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
+from dual_nav_util.managed_node import NEW_TIME_NS, NO_TIME, ManagedNode, wait_until_received
 from dual_nav_util.stamps import NANOSECONDS, from_seconds, seconds_between, to_nanoseconds, to_stamp
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
@@ -181,7 +181,7 @@ class S1Controller(ManagedNode):
     # ------------------------------------------------------------------------------- messages, executor thread
 
     def _on_rgb(self, message: Image | CompressedImage) -> None:
-        if not self.is_active:
+        if not (self.is_active and self.has_time):
             return
         self._rates["rgb"].tick()
         stamp_ns = to_nanoseconds(message.header.stamp)
@@ -203,7 +203,7 @@ class S1Controller(ManagedNode):
         self._workers["rgb"].put("image", (self._time_number, message))
 
     def _on_depth(self, message: Image | CompressedImage) -> None:
-        if not self.is_active:
+        if not (self.is_active and self.has_time):
             return
         self._rates["depth"].tick()
         self._workers["depth"].put("image", (self._time_number, message))
@@ -563,6 +563,8 @@ class S1Controller(ManagedNode):
             ("camera frame", ages.frame, settings.sensor_timeout),
             ("odometry", ages.odometry, settings.odometry_timeout),
         ]
+        if not self.has_time:
+            sensors.warn(NO_TIME)
         if settings.obstacle_stop:
             watched.append(("depth", self._motion.depth_age(self.now_ns()), settings.sensor_timeout))
             if self._rates["depth"].total == 0:

@@ -116,7 +116,8 @@ class PlanIntake:
         plan = _parse(message, label)
         age = seconds_between(plan.stamp_ns, now_ns)
         if not plan.ends_episode:
-            if age < -self._future_tolerance:
+            # Before the first /clock no stamp can be judged; the robot stands then, for want of frames.
+            if age < -self._future_tolerance and now_ns > 0:
                 raise PlanRefused(
                     f"{label} refused: its stamp lies {-age:.3f} s in the future "
                     f"(future_tolerance {self._future_tolerance} s)",

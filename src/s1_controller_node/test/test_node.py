@@ -669,6 +669,28 @@ def test_depth_that_falls_silent_stops_the_robot(graph, nextdit):
     robot.drive_until(robot.stands, "standstill")
 
 
+def test_before_the_first_clock_the_robot_stands_without_an_error_and_then_drives_the_plan_it_has(graph, nextdit):
+    robot = Robot(graph, nextdit, use_sim_time=True)
+    start = 1_700_000_000_000_000_000
+    for index in range(10):
+        robot.frame(stamp=start + index * 33_000_000)
+        time.sleep(0.02)
+    robot.action_plan(1, 1, 1, 1)
+    graph.wait_for(lambda: robot.said("no /clock has been received"), "the missing clock in diagnostics")
+    assert robot.stands()
+    clock = graph.tester.create_publisher(Clock, "/clock", qos.DEFAULT)
+    graph.wait_for(lambda: clock.get_subscription_count(), "the clock's subscriber")
+    for index in range(10, 200):
+        clock.publish(Clock(clock=to_stamp(start + index * 33_000_000)))
+        time.sleep(0.01)
+        robot.frame(stamp=start + index * 33_000_000)
+        time.sleep(0.02)
+        if robot.speed() > 0.1:
+            break
+    assert robot.speed() > 0.1
+    assert not robot.said("in the future")
+
+
 def test_simulated_time_that_jumps_back_stops_the_robot_and_it_can_go_on(graph, nextdit):
     clock = graph.tester.create_publisher(Clock, "/clock", qos.DEFAULT)
     robot = Robot(graph, nextdit, use_sim_time=True)

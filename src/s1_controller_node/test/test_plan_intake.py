@@ -87,6 +87,10 @@ def test_a_plan_too_old_or_from_the_future_is_refused(age, message):
     assert not refusal.value.malformed
 
 
+def test_before_ros_time_begins_a_plan_is_accepted_for_later():
+    assert intake().check(plan(stamp_ns=NOW), now_ns=0).plan_number == 3
+
+
 def test_stop_is_obeyed_at_any_age():
     for age in (3600, -3600):
         assert intake().check(actions(0, stamp_ns=NOW - age * 10**9), NOW).ends_episode

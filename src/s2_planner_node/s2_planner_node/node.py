@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 
 from dual_nav_util import images, qos
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
-from dual_nav_util.managed_node import NEW_TIME_NS, ManagedNode, wait_until_received
+from dual_nav_util.managed_node import NEW_TIME_NS, NO_TIME, ManagedNode, wait_until_received
 from dual_nav_util.stamps import NANOSECONDS, seconds_between, to_nanoseconds
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -306,6 +306,8 @@ class S2Planner(ManagedNode):
         """Levels: WARN for what is not there yet, ERROR for what fell silent and for errors of the last 5 s."""
         now, timeout = time.monotonic(), self._settings.sensor_timeout
         inputs = self.status("inputs")
+        if not self.has_time:
+            inputs.warn(NO_TIME)
         for name, last in (("rgb", self._last_frame_time), ("s1/state", self._last_state_time)):
             if last is None:
                 inputs.warn(f"{name}: nothing received yet")
