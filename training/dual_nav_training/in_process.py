@@ -43,7 +43,7 @@ from s1_controller_node.frames import FrameRing
 from s1_controller_node.geometry import Twist2D
 from s1_controller_node.modes import Ask
 from s1_controller_node.motion import MotionCommand, MotionLayer
-from s1_controller_node.obstacles import Intrinsics, ObstacleDetector
+from s1_controller_node.obstacles import Intrinsics
 from s1_controller_node.odometry import OdometrySample
 from s1_controller_node.path_maker import PathMaker
 from s1_controller_node.plan_intake import PlanRefused
@@ -181,12 +181,9 @@ class RealController:
             camera.width, camera.height_px, camera.focal, camera.focal, camera.centre[0], camera.centre[1]
         )
         self._policy = policy
-        by_obstacles = parameters.selection in BY_OBSTACLES
+        self._by_obstacles = parameters.selection in BY_OBSTACLES
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
-        self._preparation = FramePreparation(policy, tolerance_ns, with_depth=by_obstacles)
-        if by_obstacles:
-            mount, obstacles = parameters.camera_mount(), parameters.obstacle_config()
-            self._preparation.obstacle_detector = ObstacleDetector(self._intrinsics, mount, obstacles)
+        self._preparation = FramePreparation(policy, tolerance_ns, with_depth=self._by_obstacles)
         self._path_maker = PathMaker(policy, parameters.selection, parameters.robot_radius, parameters.seed)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())
@@ -225,7 +222,7 @@ class RealController:
         if self._preparation.with_depth:
             seen = np.zeros_like(depth) if "s1_depth" in self._withheld else depth
             prepared = self._preparation.depth(self._frame_ns, seen)
-        if self._parameters.obstacle_stop:
+        if self._parameters.obstacle_stop or self._by_obstacles:
             self._motion.on_depth(self._frame_ns, depth, self._intrinsics)
         assert prepared is not None  # both halves have the same stamp
         self._ring.add(prepared)
@@ -235,7 +232,9 @@ class RealController:
             return None
         try:
             self._path_maker.set_goal(task.plan, task.goal_frame)
-            made = self._path_maker.make(self._ring.newest_until(self._frame_ns, self._policy.memory_frames))
+            obstacles = self._motion.obstacles_at(self._frame_ns) if self._by_obstacles else None
+            frames = self._ring.newest_until(self._frame_ns, self._policy.memory_frames)
+            made = self._path_maker.make(frames, obstacles)
             followed = self._controller.path_ready(task, made.stamp_ns, made.path, made.conversion(), self._now_ns)
         except (ValueError, ArithmeticError, RuntimeError) as error:  # as in the node: stand until the next plan
             self._controller.inference_failed(task, f"no path: {error}")

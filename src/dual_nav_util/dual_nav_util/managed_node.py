@@ -102,7 +102,7 @@ class ManagedNode(LifecycleNode):
 
     @property
     def has_time(self) -> bool:
-        """Whether ROS time has begun: simulated time is 0 until the first /clock, and no stamp can be judged by it."""
+        """Whether ROS time has begun: simulated time is 0 until the first /clock; no stamp can be judged by it."""
         return self.now_ns() > 0
 
     def image_transport_warnings(self) -> list[str]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .managed_node import ManagedNode
 
 JOIN_TIMEOUT = 1.0  # s to wait for the executor at the end
+# s after which a thread that runs Python gives way to one that waits: an image handed from the executor to another
+# thread must not wait, up to Python's 5 ms, until the executor has no more messages to read.
+SWITCH_INTERVAL = 1e-4
 
 
 def run(make_node: Callable[[], ManagedNode], arguments: list[str] | None = None) -> int:
@@ -35,6 +38,7 @@ def run(make_node: Callable[[], ManagedNode], arguments: list[str] | None = None
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         import rclpy
         from rclpy.signals import SignalHandlerOptions

@@ -35,6 +35,7 @@ class ActionConfig:
     # A motion that takes longer than `slack` times its nominal time plus `grace` is stuck.
     slack: float = 3.0
     grace: float = 2.0  # [s]
+    patience: float = 3.0  # a forward motion held by an obstacle for this long [s] is given up
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -45,6 +46,7 @@ class ActionConfig:
             angle_tolerance=(0.005, 0.12),
             slack=(1.0, 20.0),
             grace=(0.1, 30.0),
+            patience=(0.1, 600.0),
         )
 
 
@@ -76,7 +78,7 @@ class ActionMotion:
         self._anchor = np.array(anchor, dtype=np.float64)
         self._yaw = float(pose[2])
         self._turned = wrap_angle(pose[2] - anchor[2])  # since the anchor; counts on beyond ±π
-        self._elapsed = 0.0
+        self._elapsed = self._blocked_for = 0.0
         if action == Action.FORWARD:
             self._target = count * FORWARD_DISTANCE
             nominal = self._target / config.speed + config.speed / limits.acceleration
@@ -112,13 +114,28 @@ class ActionMotion:
         """It should have been over long ago: the base does not do what it is told, or odometry does not see it."""
         return not self.done and self._elapsed > self.timeout
 
-    def command(self, pose: np.ndarray, velocity: Twist2D, dt: float, *, hindered: bool = False) -> Twist2D:
+    @property
+    def given_up(self) -> bool:
+        """An obstacle has held a forward motion for too long: it counts as driven, as VLN-CE counts a collision."""
+        return not self.done and self.action == Action.FORWARD and self._blocked_for > self._config.patience
+
+    def command(
+        self,
+        pose: np.ndarray,
+        velocity: Twist2D,
+        dt: float,
+        *,
+        hindered: bool = False,
+        blocked: bool = False,
+    ) -> Twist2D:
         """The velocity to ask for now; sets :attr:`done` once the target is reached and the robot stands.
 
         Args:
             pose: (3,) in odom. velocity: measured. dt: control period [s].
             hindered: the safety gate held the last command back; such time does not count as being stuck.
+            blocked: it did so because of an obstacle.
         """
+        self._blocked_for = self._blocked_for + dt if blocked else 0.0
         if not hindered:
             self._elapsed += dt
         self._turned += wrap_angle(pose[2] - self._yaw)

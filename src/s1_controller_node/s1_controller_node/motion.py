@@ -148,6 +148,7 @@ class MotionLayer:
         self._counted_pose: np.ndarray | None = None  # up to where steps on the path are counted
         self._frame_behind_ns = 0
         self._hindered = False  # the gate reduced the last command
+        self._blocked = False  # because of an obstacle
 
     # ------------------------------------------------------------------------------------------------- what arrives
 
@@ -326,6 +327,18 @@ class MotionLayer:
         with self._lock:
             return seconds_between(self._depth[0], now_ns) if self._depth else None
 
+    def obstacles_at(self, stamp_ns: int) -> np.ndarray:
+        """Known obstacles, those out of the camera's sight too: (N, 2) [m] in the robot frame of an image.
+
+        Raises:
+            OdometryGap: the pose at the stamp is not known.
+            ValueError: depth and camera_info have not been seen yet, so nothing can be known.
+        """
+        with self._lock:
+            if self._depth is None:
+                raise ValueError("the obstacles are not known: no depth image with its camera_info has been received")
+            return self._obstacles.around(self.odometry.pose_at(stamp_ns))
+
     def view(self, now_ns: int) -> MotionView:
         """What the layer follows and looks at now, to be drawn."""
         with self._lock:
@@ -372,6 +385,7 @@ class MotionLayer:
             safe = self.gate.check(wanted, self._surroundings(pose, now_ns, clock_silence, manual is not None), dt)
             self._limiter.sent(safe.twist)
             self._hindered = safe.twist != wanted
+            self._blocked = bool(safe.reasons & Reason.OBSTACLE_STOP)
             if safe.reasons & Reason.STALE_PLAN:
                 self._enter(modes.interrupted(self._memory, Ask.STALE))
             if safe.reasons & Reason.STALLED and not self._memory.latched:
@@ -391,7 +405,7 @@ class MotionLayer:
             return None
         if memory.run is not None:
             motion = self._running(memory.run, pose)
-            twist = motion.command(pose, newest.twist, dt, hindered=self._hindered)
+            twist = motion.command(pose, newest.twist, dt, hindered=self._hindered, blocked=self._blocked)
             if motion.stuck and not self.config.open_loop:
                 text = (
                     f"{memory.run.count} × {memory.run.action.name} not complete after {motion.timeout:.1f} s: "
@@ -399,7 +413,7 @@ class MotionLayer:
                 )
                 self._enter(modes.hindered(memory, State.FAULT, text, latched=True))
                 return None
-            if motion.done or motion.stuck:
+            if motion.done or motion.stuck or motion.given_up:
                 if self._motion[2] is memory.plan:  # else the next motion counts from the newer plan's image
                     self._anchor = np.array([pose[0], pose[1], motion.target_pose[2]])
                 self._enter(modes.run_ended(memory, now_ns, config))

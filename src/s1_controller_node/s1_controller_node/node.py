@@ -44,13 +44,13 @@ from .geometry import STANDSTILL, Twist2D, compose
 from .markers import candidates_message, path_message, robot_message
 from .modes import Ask
 from .motion import MotionCommand, MotionLayer
-from .obstacles import Intrinsics, ObstacleDetector
+from .obstacles import Intrinsics
 from .odometry import OdometryError, OdometryGap, OdometrySample, planar_pose
 from .parameters import Parameters
 from .path_maker import MadePath, PathMaker
 from .plan_intake import AcceptedPlan, Action, Kind, PlanRefused
-from .policy import load_policy
-from .preparation import FramePreparation, PreparedFrame
+from .policy import Frame, load_policy
+from .preparation import FramePreparation
 from .selection import BY_OBSTACLES
 
 try:
@@ -82,9 +82,9 @@ class S1Controller(ManagedNode):
         started = time.monotonic()
         self._policy = load_policy(parameters.model, parameters.policy_config())
         self.get_logger().info(f"model {parameters.model} loaded in {time.monotonic() - started:.1f} s")
-        by_obstacles = parameters.selection in BY_OBSTACLES
+        self._by_obstacles = parameters.selection in BY_OBSTACLES
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
-        self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=by_obstacles)
+        self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=self._by_obstacles)
         seed = parameters.seed if parameters.seed >= 0 else None
         self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius, seed)
         self._ring = FrameRing(parameters.frame_memory)
@@ -114,11 +114,11 @@ class S1Controller(ManagedNode):
                 "inference", {"goal": self._set_goal, "frame": self._make_path}, self._on_inference_error
             ),
         }
-        self._make_interfaces(parameters, by_obstacles)
+        self._make_interfaces(parameters)
         for warning in self.image_transport_warnings():
             self.get_logger().warning(warning)
 
-    def _make_interfaces(self, parameters: Parameters, by_obstacles: bool) -> None:
+    def _make_interfaces(self, parameters: Parameters) -> None:
         twist = TwistStamped if parameters.cmd_vel_stamped else Twist
         self._command_publisher = self.managed_publisher(twist, "cmd_vel", qos.NEWEST_STATE)
         self._state_publisher = self.managed_publisher(ControllerState, "s1/state", qos.NEWEST_STATE)
@@ -137,7 +137,7 @@ class S1Controller(ManagedNode):
             self.managed_subscription(
                 CompressedImage if compressed else Image, "depth", self._on_depth, qos.NEWEST_FRAME
             )
-        if by_obstacles or parameters.obstacle_stop:
+        if self._by_obstacles or parameters.obstacle_stop:
             self.managed_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.NEWEST_FRAME)
         self.managed_subscription(Odometry, "odom", self._on_odometry, qos.ODOMETRY)
         self.managed_subscription(S2Plan, "s2/plan", self._on_plan, qos.LATCHED)
@@ -220,7 +220,6 @@ class S1Controller(ManagedNode):
             self.incidents.report("camera_info", f"camera_info refused: {error}")
             return
         self._camera_info, self._intrinsics = message, intrinsics
-        self._look_for_selection()
 
     def _on_static_transforms(self, message: TFMessage) -> None:
         for transform in message.transforms:
@@ -334,9 +333,11 @@ class S1Controller(ManagedNode):
         depth = self._to_depth(message, "depth")
         if self._mount.decide(message.header.frame_id, time.monotonic()):
             self._mount_camera()
-        if self._preparation.with_depth:  # first: the model waits for it
+        if self._by_obstacles:  # first: the path is chosen by what is found
+            self._look_for_obstacles(time_number, stamp_ns, depth)
+        if self._preparation.with_depth:  # the model waits for it
             self._keep(time_number, self._preparation.depth(stamp_ns, depth), started)
-        if self._settings.obstacle_stop:
+        if self._settings.obstacle_stop and not self._by_obstacles:
             self._look_for_obstacles(time_number, stamp_ns, depth)
 
     def _look_for_obstacles(self, time_number: int, stamp_ns: int, depth: Any) -> None:
@@ -365,16 +366,8 @@ class S1Controller(ManagedNode):
         """It is decided where the depth camera sits."""
         self.get_logger().info(f"depth camera: {self._mount.text}")
         self._motion.mount_camera(self._mount.mount)
-        self._look_for_selection()
 
-    def _look_for_selection(self) -> None:
-        """A selection by obstacles looks for them itself, once mount and intrinsics are known."""
-        mount, intrinsics = self._mount.mount, self._intrinsics
-        if self._settings.selection in BY_OBSTACLES and mount is not None and intrinsics is not None:
-            detector = ObstacleDetector(intrinsics, mount, self._settings.obstacle_config())
-            self._preparation.obstacle_detector = detector
-
-    def _keep(self, time_number: int, frame: PreparedFrame | None, started: float) -> None:
+    def _keep(self, time_number: int, frame: Frame | None, started: float) -> None:
         self._windows["prepare"].add(time.perf_counter() - started)
         if frame is None:
             return
@@ -407,13 +400,15 @@ class S1Controller(ManagedNode):
             self._controller.inference_failed(task, f"{task.plan.label()} cannot be used: {error}")
             raise
 
-    def _make_path(self, frame: PreparedFrame) -> None:
+    def _make_path(self, frame: Frame) -> None:
         task = self._controller.task(frame.stamp_ns)
         if task is None or not self.is_active:
             return
         self._take_goal(task)
         try:
-            made = self._path_maker.make(self._ring.newest_until(frame.stamp_ns, self._policy.memory_frames))
+            obstacles = self._motion.obstacles_at(frame.stamp_ns) if self._by_obstacles else None
+            frames = self._ring.newest_until(frame.stamp_ns, self._policy.memory_frames)
+            made = self._path_maker.make(frames, obstacles)
             conversion = made.conversion()
         except Exception as error:
             self._controller.inference_failed(task, f"no path: {error or type(error).__name__}")

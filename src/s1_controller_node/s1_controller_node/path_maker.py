@@ -11,8 +11,7 @@ import torch
 
 from .path import ACTIONS_USED, GoalBehindError, actions_from_path, first_actions
 from .plan_intake import AcceptedPlan, Action
-from .policy import Goal, Trajectories, TrajectoryPolicy
-from .preparation import PreparedFrame
+from .policy import Frame, Goal, Trajectories, TrajectoryPolicy
 from .selection import select
 
 
@@ -60,7 +59,7 @@ class PathMaker:
         self._episode_id: int | None = None
         self._plan: AcceptedPlan | None = None
 
-    def set_goal(self, plan: AcceptedPlan, goal_frame: PreparedFrame) -> bool:
+    def set_goal(self, plan: AcceptedPlan, goal_frame: Frame) -> bool:
         """Take a plan: what depends on it alone is computed now. False when it is the one at hand already.
 
         Raises:
@@ -69,11 +68,10 @@ class PathMaker:
         if plan is self._plan:
             return False
         self._plan = None
-        frame = goal_frame.frame
         if self._policy.needs_latents:
-            goal = Goal(frame, traj_latents=plan.traj_latents)
+            goal = Goal(goal_frame, traj_latents=plan.traj_latents)
         else:
-            goal = Goal(frame, pixel_goal=pixel_in_camera_image(plan, frame.image_size))
+            goal = Goal(goal_frame, pixel_goal=pixel_in_camera_image(plan, goal_frame.image_size))
         self._policy.set_goal(goal)
         if self._seed is not None and plan.episode_id != self._episode_id:
             self._rng = np.random.default_rng(self._seed)
@@ -82,15 +80,20 @@ class PathMaker:
         self._plan = plan
         return True
 
-    def make(self, frames: Sequence[PreparedFrame]) -> MadePath:
-        """A path for the newest of the frames (oldest first, at most the policy's `memory_frames`)."""
+    def make(self, frames: Sequence[Frame], obstacles: np.ndarray | None = None) -> MadePath:
+        """A path for the newest of the frames.
+
+        Args:
+            frames: oldest first, at most the policy's `memory_frames`.
+            obstacles: (N, 2) points [m] in the robot frame of the newest, for a selection by obstacles.
+        """
         started = time.perf_counter()
-        trajectories = self._policy.sample([prepared.frame for prepared in frames], generator=self._noise)
+        trajectories = self._policy.sample(frames, generator=self._noise)
         model_time = time.perf_counter() - started
         path = select(
             trajectories,
             self._method,
-            obstacles=frames[-1].obstacles,
+            obstacles=obstacles,
             robot_radius=self._robot_radius,
             rng=self._rng,
         )

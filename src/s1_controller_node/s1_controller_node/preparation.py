@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .obstacles import ObstacleDetector
 from .pairing import StampPairing
 from .policy import Frame, TrajectoryPolicy
 
@@ -21,41 +20,23 @@ class UnalignedDepthError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedFrame:
-    """What is kept of a camera frame.
-
-    Attributes:
-        frame: for the model.
-        obstacles: (N, 2) obstacle points [m] in the robot frame, for a selection by obstacles; else None.
-    """
-
-    frame: Frame
-    obstacles: np.ndarray | None = None
-
-    @property
-    def stamp_ns(self) -> int:
-        return self.frame.stamp_ns
-
-
-@dataclass(frozen=True, eq=False)
 class _Half:
     """One prepared image of a pair, with the (width, height) of the camera's."""
 
     stamp_ns: int
     image_size: tuple[int, int]
     prepared: np.ndarray | None
-    obstacles: np.ndarray | None = None
 
 
 class FramePreparation:
-    """Takes converted images as they come and gives a prepared frame when everything for it is there.
+    """Takes converted images as they come and gives a frame for the model when everything for it is there.
 
     `rgb` and `depth` may be called from two threads.
 
     Args:
         policy: whose frames these are.
         tolerance_ns: largest difference of the stamps of RGB and depth in a pair.
-        with_depth: wait for depth also if the model needs none (a selection by obstacles).
+        with_depth: wait for depth also if the model needs none (a selection by obstacles wants them up to date).
     """
 
     def __init__(self, policy: TrajectoryPolicy, tolerance_ns: int, with_depth: bool) -> None:
@@ -63,28 +44,25 @@ class FramePreparation:
         self._pairing = StampPairing(tolerance_ns)
         self._lock = threading.Lock()
         self.with_depth = with_depth or policy.needs_depth
-        self.obstacle_detector: ObstacleDetector | None = None
 
-    def rgb(self, stamp_ns: int, rgb: np.ndarray) -> PreparedFrame | None:
+    def rgb(self, stamp_ns: int, rgb: np.ndarray) -> Frame | None:
         """Add a colour image (H, W, 3) uint8 RGB."""
         small = self._policy.prepare_rgb(rgb)
         half = _Half(stamp_ns, (rgb.shape[1], rgb.shape[0]), small)
         if not self.with_depth:
-            return PreparedFrame(Frame(stamp_ns, small, None, half.image_size))
+            return Frame(stamp_ns, small, None, half.image_size)
         return self._paired("rgb", half)
 
-    def depth(self, stamp_ns: int, depth: np.ndarray) -> PreparedFrame | None:
+    def depth(self, stamp_ns: int, depth: np.ndarray) -> Frame | None:
         """Add a depth image (H, W) float32 metres, 0 = no measurement.
 
         Raises:
             UnalignedDepthError: it completes a pair with a colour image of another size.
         """
         small = self._policy.prepare_depth(depth)
-        detector = self.obstacle_detector
-        obstacles = detector.scan(depth).obstacles.points if detector else None
-        return self._paired("depth", _Half(stamp_ns, (depth.shape[1], depth.shape[0]), small, obstacles))
+        return self._paired("depth", _Half(stamp_ns, (depth.shape[1], depth.shape[0]), small))
 
-    def _paired(self, side: str, half: _Half) -> PreparedFrame | None:
+    def _paired(self, side: str, half: _Half) -> Frame | None:
         with self._lock:
             pair = self._pairing.add(side, half.stamp_ns, half)
         if pair is None:
@@ -95,7 +73,7 @@ class FramePreparation:
                 f"depth is {depth.image_size[0]}x{depth.image_size[1]} and rgb {rgb.image_size[0]}x"
                 f"{rgb.image_size[1]}: depth has to be aligned to rgb and of its size"
             )
-        return PreparedFrame(Frame(rgb.stamp_ns, rgb.prepared, depth.prepared, rgb.image_size), depth.obstacles)
+        return Frame(rgb.stamp_ns, rgb.prepared, depth.prepared, rgb.image_size)
 
     @property
     def unpaired(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from .checks import check_array, check_number
+from .geometry import compose
 
 if TYPE_CHECKING:
     from .policy import Trajectories
@@ -16,6 +17,7 @@ Method = Literal["mean", "random", "critic", "clearance", "mean_if_clear"]
 METHODS: tuple[str, ...] = get_args(Method)
 BY_OBSTACLES: tuple[str, ...] = ("clearance", "mean_if_clear")  # methods that need obstacles from depth
 CLEAR = 0.1  # metres between the robot and anything that are enough for `mean_if_clear`
+TURNS = np.radians([sign * degrees for degrees in range(15, 91, 15) for sign in (1, -1)])  # of samples, as a way out
 
 
 def select(
@@ -33,7 +35,8 @@ def select(
         method: ``mean`` of all samples, as the published deployment does; ``random`` one; ``critic`` the one
             with the highest score; ``clearance`` the one that stays farthest from obstacles; ``mean_if_clear`` the
             mean while it keeps CLEAR, else the sample nearest to it that does (the mean of ways around both sides of
-            a thing leads into it), and where none does the one that stays farthest.
+            a thing leads into it), else the nearest that does when it is turned by one of TURNS, and where none does
+            the one that stays farthest. A robot that stands nearer to something than CLEAR may not come nearer.
         obstacles: for BY_OBSTACLES: (N, 2) obstacle points on the ground plane [m] in the same robot frame
             (:class:`.obstacles.ObstacleDetector` makes them from a depth image). None in sight means that no
             sample is better than another, and the mean is taken.
@@ -59,11 +62,16 @@ def select(
             raise ValueError(f"method {method!r} needs obstacles (N, 2) from a depth image, got None")
         if not len(obstacles):
             return mean
-        if method == "clearance":
-            clearance = path_clearance(paths, obstacles, robot_radius)
-        else:
+        clearance = path_clearance(paths, obstacles, robot_radius)
+        if method == "mean_if_clear":
             paths = np.concatenate([mean[None], paths])
-            clearance = np.minimum(path_clearance(paths, obstacles, robot_radius), CLEAR)
+            here = path_clearance(paths[:1, [0, 0]], obstacles, robot_radius)[0]
+            enough = min(CLEAR, max(here - 1e-3, 0.0))
+            clearance = np.minimum(path_clearance(paths, obstacles, robot_radius), enough)
+            if clearance.max() < enough:
+                turned = np.concatenate([compose(np.array([0.0, 0.0, turn]), paths) for turn in TURNS])
+                paths = np.concatenate([paths, turned])
+                clearance = np.minimum(path_clearance(paths, obstacles, robot_radius), enough)
         # Paths with equal clearance, e.g. all limited by one obstacle beside the start: the most ordinary one.
         best = np.flatnonzero(clearance >= clearance.max() - 1e-9)
         deviation = np.linalg.norm(paths[best, :, :2] - mean[None, :, :2], axis=-1).sum(axis=1)

@@ -323,6 +323,38 @@ def test_discrete_actions_are_driven_to_completion_and_then_s2_is_asked_with_a_f
     assert abs(drive.base.twist.omega) < 0.1
 
 
+def wall_ahead(drive, free: float = 0.2) -> None:
+    """A wall this far [m] before the robot's front."""
+    front = drive.base.pose[0] + CONFIG.safety.radius + free
+    drive.camera.boxes = boxes((front, -1.0, 0.0, front + 0.2, 1.0, 1.5))
+
+
+def test_a_step_forward_that_an_obstacle_holds_is_given_up_and_the_next_action_follows():
+    drive = actions_layer([Action.FORWARD] * 3 + [Action.TURN_LEFT] * 2)
+    wall_ahead(drive)
+    commands = drive.run(15.0, until=lambda c: c.ask == Ask.USED_UP)
+    assert commands[-1].ask == Ask.USED_UP
+    held = sum(c.state == State.BLOCKED for c in commands) * PERIOD
+    assert held == pytest.approx(CONFIG.actions.patience, abs=0.5)
+    assert drive.base.pose[0] < 0.2
+    assert drive.base.pose[2] == pytest.approx(math.radians(30.0), abs=0.06)
+
+
+def test_a_step_forward_that_was_held_for_a_moment_only_is_driven_to_its_end():
+    drive = actions_layer([Action.FORWARD] * 3)
+    wall_ahead(drive)
+    drive.run(10.0, until=lambda c: c.state == State.BLOCKED)
+    for _ in range(3):  # again and again, but never for long
+        drive.run(0.6 * CONFIG.actions.patience)
+        assert drive.commands[-1].state == State.BLOCKED
+        drive.camera.boxes = boxes()
+        drive.run(2.0, until=lambda c: c.v > 0.02)
+        wall_ahead(drive, 0.15)
+    drive.camera.boxes = boxes()
+    drive.run(10.0, until=lambda c: c.ask == Ask.USED_UP)
+    assert drive.base.pose[0] == pytest.approx(0.75, abs=0.06)
+
+
 def test_an_action_the_base_does_not_carry_out_is_a_fault_until_the_next_episode():
     drive = actions_layer([Action.TURN_LEFT])
     drive.base.gain = (0.0, 0.0)

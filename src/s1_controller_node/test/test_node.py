@@ -286,7 +286,7 @@ def test_selection_by_clearance_takes_depth_and_camera_info_also_for_a_model_wit
     paths = graph.listen(PathMessage, "s1/path", qos.DEFAULT)
     robot.run(0.3)
     robot.plan()
-    robot.drive_until(lambda: robot.said("needs obstacles"), "an error without camera_info")
+    robot.drive_until(lambda: robot.said("the obstacles are not known"), "an error without camera_info")
     assert robot.stands()
     robot.tells_intrinsics = True
 
@@ -415,11 +415,11 @@ def test_halves_prepared_apart_make_the_very_frame_of_the_policy(variant, tmp_pa
         assert made is None
         made = preparation.depth(7, depth)
     wanted = policy.prepare(7, rgb, depth)
-    np.testing.assert_array_equal(made.frame.rgb, wanted.rgb)
-    assert made.frame.image_size == wanted.image_size
-    assert (made.frame.depth is None) == (wanted.depth is None)
+    np.testing.assert_array_equal(made.rgb, wanted.rgb)
+    assert made.image_size == wanted.image_size
+    assert (made.depth is None) == (wanted.depth is None)
     if wanted.depth is not None:
-        np.testing.assert_array_equal(made.frame.depth, wanted.depth)
+        np.testing.assert_array_equal(made.depth, wanted.depth)
 
 
 # -------------------------------------------------------------------------------------------------- what stops it

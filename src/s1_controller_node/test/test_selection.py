@@ -74,12 +74,35 @@ def test_the_mean_is_taken_unless_it_would_touch_something(obstacle, chosen):
     assert np.array_equal(path, expected)
 
 
+def test_where_no_sample_keeps_clear_one_is_turned_as_little_as_is_needed():
+    samples = trajectories(fan(-5, 0, 5, length=1.0))
+    wall = np.stack([np.full(13, 0.5), np.linspace(-0.3, 0.3, 13)], axis=1)  # straight ahead, open to both sides
+    path = select(samples, "mean_if_clear", obstacles=wall, robot_radius=0.1)
+    assert path_clearance(path[None], wall, 0.1) >= CLEAR
+    turned = math.degrees(math.atan2(path[-1, 1], path[-1, 0]))
+    assert 45 <= abs(turned) <= 65
+    assert math.degrees(path[-1, 2]) == pytest.approx(turned, abs=5.1)
+
+
+def test_a_robot_that_stands_beside_a_thing_may_go_along_it_and_away_from_it():
+    samples = trajectories(fan(40, 3, -40))
+    beside = np.array([[0.0, 0.15]])  # 5 cm from the robot
+    path = select(samples, "mean_if_clear", obstacles=beside, robot_radius=0.1)
+    assert np.array_equal(path, select(samples))
+    toward = trajectories(fan(80, 90, 70, -60))
+    path = select(toward, "mean_if_clear", obstacles=beside, robot_radius=0.1)
+    assert np.array_equal(path, toward.paths[3])
+
+
 def test_where_no_path_keeps_clear_the_one_that_stays_farthest_is_taken():
     samples = trajectories(fan(-15, 8))
-    obstacles = np.array([[0.6, 0.0]])
+    around = np.deg2rad(np.arange(-150, 150, 5))
+    obstacles = 0.6 * np.stack([np.cos(around), np.sin(around)], axis=1)
+    obstacles[around > 0] *= 0.9
     path = select(samples, "mean_if_clear", obstacles=obstacles, robot_radius=0.1)
-    assert np.array_equal(path, samples.paths[0])
-    assert path_clearance(samples.paths[:1], obstacles, 0.1) < CLEAR
+    best = path_clearance(path[None], obstacles, 0.1)
+    assert best < CLEAR
+    assert best >= path_clearance(samples.paths, obstacles, 0.1).max()
 
 
 def test_clearance_is_the_smallest_distance_less_the_radius():
