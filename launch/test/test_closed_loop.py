@@ -100,7 +100,8 @@ def our_processes() -> list[psutil.Process]:
     return found
 
 
-SIZES = {"num_samples": 4, "num_steps": 2, "torch_threads": 1}  # for speed
+# For speed, and more plans in a short time.
+SIZES = {"num_samples": 4, "num_steps": 2, "torch_threads": 1, "plan_step_gap": 4}
 
 
 def wait_until(condition, seconds: float, what: str) -> None:

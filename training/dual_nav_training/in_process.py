@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,15 @@ from s2_planner_node.answer import AnswerError
 EPOCH_NS = 1_000_000_000_000  # where time begins: a stamp of zero would mean "none"
 ROBOT_HEIGHT = 0.7  # metres, camera included
 SOLVER_TIME_LIMIT = 0.5  # seconds of the tracker's solver: the way must not depend on the machine's speed
-NUM_SAMPLES, SELECTION = 16, "mean_if_clear"  # S1's samples, and what is made of them
+# Of S1, as launch/config/sim.yaml has them and says why.
+S1_SETTINGS: dict[str, Any] = {
+    "num_samples": 16,
+    "num_steps": 5,
+    "selection": "mean_if_clear",
+    "plan_step_gap": 30,
+    "s2_max_forward_step": 12,
+    "turn_speed": 0.8,
+}
 MILLIMETRE = np.float32(1e-3)
 KINDS = {"actions": KIND_ACTIONS, "pixel_goal": KIND_PIXEL_GOAL, "traj_latents": KIND_TRAJ_LATENTS}
 
@@ -102,8 +111,7 @@ class Parts:
             robot_radius=ROBOT_RADIUS,
             robot_height=ROBOT_HEIGHT,
             solver_time_limit=SOLVER_TIME_LIMIT,
-            num_samples=NUM_SAMPLES,
-            selection=SELECTION,
+            **S1_SETTINGS,
         )
         parameters = dataclasses.replace(parameters, **dict(self.s1_options))
         return RealController(_load_policy(parameters), parameters, level, self.withheld)
