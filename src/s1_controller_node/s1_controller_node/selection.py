@@ -38,8 +38,8 @@ def select(
             a thing leads into it), else the nearest that does when it is turned by one of TURNS, and where none does
             the one that stays farthest. A robot that stands nearer to something than CLEAR may not come nearer.
         obstacles: for BY_OBSTACLES: (N, 2) obstacle points on the ground plane [m] in the same robot frame
-            (:class:`.obstacles.ObstacleDetector` makes them from a depth image). None in sight means that no
-            sample is better than another, and the mean is taken.
+            (:meth:`.motion.MotionLayer.obstacles_at`). Without any no sample is better than another, and the mean is
+            taken.
         robot_radius: [m], taken off the clearance; paths that hit something all count as touching.
         rng: for ``random``.
 
