@@ -198,7 +198,7 @@ def test_4_only_rgb_and_depth_of_one_moment_and_one_size_make_a_frame(checkpoint
     rgb, depth = np.zeros((48, 64, 3), np.uint8), np.ones((48, 64), np.float32)
     assert prepare.rgb(START, rgb) is None
     assert prepare.depth(START + 40_000_000, depth) is None, "40 ms apart is no pair"
-    assert prepare.rgb(START + 41_000_000, rgb).frame.stamp_ns == START + 41_000_000
+    assert prepare.rgb(START + 41_000_000, rgb).stamp_ns == START + 41_000_000
     assert prepare.rgb(START + SECOND, rgb) is None
     with pytest.raises(UnalignedDepthError, match="depth is 32x24 and rgb 64x48"):
         prepare.depth(START + SECOND, depth[::2, ::2].copy())

@@ -64,7 +64,7 @@ def test_the_controllers_model_is_left_without_an_image_but_obstacles_are_still_
     monkeypatch.setattr(controller._motion, "on_depth", lambda stamp, depth, intrinsics: looked.append(depth))
     seen = frame()
     controller.see(seen)
-    prepared = controller._ring.newest_until(controller._frame_ns, 1)[0].frame
+    prepared = controller._ring.newest_until(controller._frame_ns, 1)[0]
     assert prepared.rgb.any() == ("s1_rgb" not in withheld)
     assert prepared.depth.any() == ("s1_depth" not in withheld)
     np.testing.assert_allclose(looked[0], seen.depth * 1e-3, rtol=1e-6)

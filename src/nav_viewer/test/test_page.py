@@ -53,8 +53,9 @@ def browser() -> str | None:
 
 def browser_environment() -> dict[str, str]:
     """With the libraries that were fetched with the browser; those of ROS are none of its business."""
-    folders = map(str, FETCHED.glob("*-linux-gnu"))
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(folders)}
+    # libpulse looks for a library of its own in /usr/lib, wherever it lies itself.
+    folders = [*FETCHED.glob("*-linux-gnu"), *FETCHED.glob("*-linux-gnu/pulseaudio")]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, folders))}
 
 
 class Robot:
