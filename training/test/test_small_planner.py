@@ -718,6 +718,23 @@ def test_s1_is_trained_behind_the_planner_which_stays_as_it_is(made, ways, tmp_p
     assert train_s1.main([*options, "--output", str(tmp_path / "s1")]) == 0  # finished
 
 
+def test_the_s1_a_checkpoint_has_can_be_trained_further(made, ways, tmp_path, capsys):
+    task, _, tokenizer = made
+    config = dual_config(task.planner.config, "nextdit_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, planner_tensors(task.planner), tokenizer, seed=5)
+    options = ["--model", str(folder), "--ways", str(ways), "--steps", "1", "--plans", "2", "--learning-rate", "1e-6"]
+    before = CheckpointFolder(folder)
+    key = "model.action_decoder.weight"
+    for more, near in (["--go-on"], True), ([], False):
+        output = tmp_path / "".join(["s1", *more])
+        assert train_s1.main([*options, *more, "--output", str(output)]) == 0
+        after_training = CheckpointFolder(output / "nextdit_async" / "model").load([key])[key].float()
+        assert torch.allclose(after_training, before.load([key])[key], atol=1e-3) == near
+    wrong = [*options, "--go-on", "--system1", "navdp_async", "--output", str(tmp_path / "other")]
+    assert train_s1.main(wrong) == 1
+    assert "is no navdp_async" in capsys.readouterr().err
+
+
 def test_a_planner_is_followed_to_where_it_leads():
     flat, cameras = make_flat(SEED), {"level": Camera(), "look_down": Camera().tilted()}
     start = Grid.centre(*np.argwhere(flat.drivable)[200])

@@ -2,6 +2,7 @@
 
 `python -m dual_nav_training.small.train_s1 --model FOLDER --ways FOLDER --output RUN`: mode `dual` of train.py on
 ways instead of a data set; the planner stays as it is, but for its latent queries. The result is RUN/<system1>/model.
+With `--go-on` the S1 that FOLDER has is trained further, on other ways for example.
 """
 
 from __future__ import annotations
@@ -94,9 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plans", type=int, default=16, help="of a step")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--go-on", action="store_true", help="from the S1 of --model instead of an untrained one")
     options = parser.parse_args(arguments)
     try:
-        start = options.output / f"start_{options.system1}"
+        start = options.model if options.go_on else options.output / f"start_{options.system1}"
+        if options.go_on and variant_of(described(CheckpointFolder(start))) != options.system1:
+            raise RunError(f"--go-on: the S1 of {start} is no {options.system1}: say --system1, or leave out --go-on")
         if not start.is_dir():
             with_untrained_system1(options.model, options.system1, start, options.seed)
         train(
