@@ -17,7 +17,7 @@ from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small import recipe, report, train_s1, train_s2
 from dual_nav_training.small import ways as ways_module
-from dual_nav_training.small.batches import Ask, View, Views
+from dual_nav_training.small.batches import Ask, Item, View, Views
 from dual_nav_training.small.checkpoint import SYSTEM1_SIZES, dual_config, planner_tensors, write_small_checkpoint
 from dual_nav_training.small.drive import after
 from dual_nav_training.small.language import (
@@ -54,6 +54,7 @@ from dual_nav_training.small.views import (
     encoded,
     planner_to,
     views_of,
+    way_on,
     way_to_door,
     write_flats,
 )
@@ -225,6 +226,30 @@ def test_who_looks_through_a_door_is_told_the_floor_behind_it():
     assert found > 5
 
 
+def test_in_a_doorway_one_goes_on_into_the_room_before_one_looks_around():
+    told = []
+    for seed in range(8):
+        flat = make_flat(seed)
+        for door, room in [(one, room) for one in flat.doors for room in one.rooms]:
+            inward = entering(door, room, flat)  # half a metre behind the door
+            for behind in (-0.6, 0.0, 0.4):
+                pose = Pose(*inward.to_world((behind - 0.5, 0.0)), inward.yaw)
+                plan, _ = way_on(flat, pose) or (None, None)
+                if plan is None or plan.pixel_goal is not None:
+                    continue  # something stands there
+                told.append(behind)
+                assert set(plan.actions) == {FORWARD}
+                end = inward.to_local(pose.to_world((len(plan.actions) * FORWARD_STEP, 0.0)))[0] + 0.5
+                assert 0.7 < end <= 1.01
+                assert flat.room_at(*(100 * value for value in pose.to_world((1.0 - behind, 0.0)))) == room
+            further = Pose(*inward.to_world((0.6, 0.0)), inward.yaw)
+            aside = Pose(inward.x, inward.y, wrapped(inward.yaw + math.radians(40)))
+            for pose in (further, aside):
+                assert (way_on(flat, pose) or (None,))[0] == (way_to_door(flat, pose) or (None,))[0]
+    assert len(told) > 20
+    assert set(told) == {-0.6, 0.0, 0.4}
+
+
 def test_a_door_is_seen_over_low_things_and_not_through_high_ones():
     rng, around, over, doorless = np.random.default_rng(3), 0, 0, 0
     for seed in range(12):
@@ -380,6 +405,40 @@ def test_a_thing_in_another_room_is_not_the_one_that_is_meant(views, things):
             meant, others = meant + here, others + (not here)
     assert meant > 5
     assert others > 5
+
+
+def test_cells_know_the_landmarks_beside_what_they_show(made, views, things, flat):
+    _, collate, _ = made
+    beside, elsewhere = 0, 0
+    for number in range(len(views["poses"])):
+        one = view(views, number)
+        (told,) = collate([Item(View(one, things), ())])["beside"].numpy()
+        shown = np.where(one["cover"].max(0) >= 31, one["cover"].argmax(0), -1)
+        for cell, item in enumerate(shown.tolist()):
+            if item < 0:
+                assert (told[cell] == -1).all()
+                continue
+            for kind in np.flatnonzero(told[cell] == 1).tolist():
+                marks = [i for i, (name, _) in enumerate(things.names) if name == KINDS[kind] and i != item]
+                assert min(gap_squared(flat.items[item], flat.items[mark]) for mark in marks) <= NEXT_TO_CM**2
+                assert any(one["shares"][mark] > 0 for mark in marks)
+                beside += 1
+            elsewhere += (told[cell] == 0).any()
+    assert beside
+    assert elsewhere
+
+
+def test_a_landmark_is_mostly_asked_for_where_what_is_in_view_stands_beside_another_one(views, things):
+    rng, meant, others = np.random.default_rng(4), 0, 0
+    for number in range(len(views["poses"])):
+        one = view(views, number)
+        kinds = {things.names[i][0] for i in np.flatnonzero(one["shares"][: len(things.names)] > 1e-3)}
+        for question in questions(one, things, 30, rng, "test"):
+            if question.named[0] in kinds and re.search("close to|standing by|right beside", question.instruction):
+                found = question.goal >= 0 and things.names[question.goal][0] == question.named[0]
+                meant, others = meant + found, others + (not found)
+    assert meant > 5
+    assert others > meant / 2
 
 
 def test_landmarks_tell_an_item_from_others_of_its_kind():
@@ -733,6 +792,37 @@ def test_the_s1_a_checkpoint_has_can_be_trained_further(made, ways, tmp_path, ca
     wrong = [*options, "--go-on", "--system1", "navdp_async", "--output", str(tmp_path / "other")]
     assert train_s1.main(wrong) == 1
     assert "is no navdp_async" in capsys.readouterr().err
+
+
+def test_the_planner_a_checkpoint_has_can_be_trained_further_and_its_s1_stays(views, tmp_path, monkeypatch, capsys):
+    (tmp_path / "views").mkdir()
+    np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
+    monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
+    monkeypatch.setattr(train_s2, "_HEADS_STEPS", 2)
+    task, _, tokenizer = build(small_config(**TINY), seed=3)
+    config = dual_config(task.planner.config, "navdp_async")
+    folder = write_small_checkpoint(tmp_path / "model", config, planner_tensors(task.planner), tokenizer, seed=5)
+    options = ["--views", str(tmp_path / "views"), "--images", "2", "--questions", "2", "--go-on", str(folder)]
+    options += ["--output", str(tmp_path / "s2"), "--again-steps", "1"]
+    assert train_s2.main(options) == 0
+    before, after_training = CheckpointFolder(folder), CheckpointFolder(tmp_path / "s2" / "model")
+    assert after_training.config["system1"] == "navdp_async"
+    moved = [
+        (after_training.load([key])[key] - tensor.float()).abs().max().item()
+        for key, tensor in before.load(before.keys()).items()
+        if key in planner_tensors(task.planner)
+    ]
+    assert 0 < max(moved) < 5e-3  # a step of the optimiser
+    of_s1 = set(before.keys()) - set(planner_tensors(task.planner))
+    assert of_s1
+    for key in of_s1:
+        assert torch.equal(after_training.load([key])[key], before.load([key])[key]), key
+    heads = CheckpointFolder(tmp_path / "s2" / train_s2.HEADS / "checkpoint-2").keys()
+    assert "way.weight" in heads
+    assert not any(key.startswith("planner.") for key in heads)
+    wrong = [*options[:-4], "--output", str(tmp_path / "other"), "--go-on", str(tmp_path / "views")]
+    assert train_s2.main(wrong) == 1
+    assert str(tmp_path / "views") in capsys.readouterr().err
 
 
 def test_a_planner_is_followed_to_where_it_leads():

@@ -21,7 +21,8 @@ from dual_nav_training.random_checkpoint import (
 from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE
 from dual_nav_training.small.network import SmallPlanner
 from dual_nav_training.small.views import MAX_PIXELS
-from s2_planner_node.checkpoint import LATENT_QUERIES, released_name
+from dual_nav_util.checkpoint import CheckpointFolder, load_into
+from s2_planner_node.checkpoint import LATENT_QUERIES, NETWORK_PREFIXES, installed_name, released_name
 from s2_planner_node.prompt import TEMPLATE_FILE
 
 # S1's sizes, a tenth of the release's. Images of 112 pixels: 64 patches.
@@ -57,6 +58,14 @@ def planner_tensors(planner: SmallPlanner) -> dict[str, Tensor]:
     state = planner.network.state_dict()
     tensors = {released_name(key, planner.network): value for key, value in state.items()}
     return tensors | {LATENT_QUERIES: planner.latent_queries.detach()}
+
+
+def load_planner_tensors(planner: SmallPlanner, checkpoint: CheckpointFolder) -> None:
+    """Take over what `planner_tensors` gave, from a checkpoint folder. CheckpointError for one of another size."""
+    network = planner.network
+    tensors = checkpoint.load(checkpoint.select(NETWORK_PREFIXES), dtype=torch.float32)
+    load_into(network, tensors, rename=lambda key: installed_name(key, network), where=str(checkpoint.path))
+    planner.latent_queries.data = checkpoint.load([LATENT_QUERIES], dtype=torch.float32)[LATENT_QUERIES]
 
 
 def write_small_checkpoint(

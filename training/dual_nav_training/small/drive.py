@@ -21,7 +21,7 @@ from nav_sim.worlds import Flat
 from s2_planner_node.answer import AnswerError
 from s2_planner_node.planner import Plan, Planner
 
-_STRIDE = 0.5  # metres driven on a pixel goal before the planner is asked again
+_STRIDES = (0.5, 3.0)  # metres driven on a pixel goal before the planner is asked again, at least and at most
 _MAX_PLANS = 15  # of one instruction
 _ROUTES = 0.2  # of the instructions
 _SIGHT = 6.0  # metres from which on a goal is too far off to start with
@@ -52,7 +52,7 @@ def visited_poses(simulator: Simulator, planner: Planner, count: int, random: np
                 plan = planner.step(simulator.render("level")[0])
             except AnswerError:
                 break
-            pose = after(flat, pose, plan, simulator.cameras)
+            pose = after(flat, pose, plan, simulator.cameras, random.uniform(*_STRIDES))
             if STOP in plan.actions:
                 break
     return poses[:count]
@@ -68,8 +68,9 @@ def _start(flat: Flat, goal: int, random: np.random.Generator) -> Pose | None:
     return None
 
 
-def after(flat: Flat, pose: Pose, plan: Plan, cameras: dict[str, Camera]) -> Pose:
-    """Where a plan takes the robot until the next one. cameras: the simulator's, by name."""
+def after(flat: Flat, pose: Pose, plan: Plan, cameras: dict[str, Camera], stride: float = _STRIDES[0]) -> Pose:
+    """Where a plan takes the robot until the next one. cameras: the simulator's, by name. stride: metres driven on a
+    pixel goal."""
     if plan.pixel_goal is None:
         for action in plan.actions:
             if action in (TURN_LEFT, TURN_RIGHT) or (action == FORWARD and _is_free(flat, pose)):
@@ -80,7 +81,7 @@ def after(flat: Flat, pose: Pose, plan: Plan, cameras: dict[str, Camera]) -> Pos
         return moved(pose, TURN_LEFT)
     grid = grid_of(flat)
     target = Grid.centre(*grid.nearest_free(pose.to_world(floor)))
-    return _along(grid.to_point(target).path((pose.x, pose.y)), pose)
+    return _along(grid.to_point(target).path((pose.x, pose.y)), pose, stride)
 
 
 def _is_free(flat: Flat, pose: Pose) -> bool:
@@ -88,9 +89,9 @@ def _is_free(flat: Flat, pose: Pose) -> bool:
     return clear_line(flat.passable, (pose.x, pose.y), (step.x, step.y))
 
 
-def _along(path: list[Point], pose: Pose) -> Pose:
-    """_STRIDE metres on along a path, or at its end, looking where it leads."""
-    left = _STRIDE
+def _along(path: list[Point], pose: Pose, stride: float) -> Pose:
+    """`stride` metres on along a path, or at its end, looking where it leads."""
+    left = stride
     for a, b in pairwise(path):
         length = math.dist(a, b)
         if length < 1e-6:

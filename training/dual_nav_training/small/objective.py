@@ -6,7 +6,8 @@ tower first learns to SEE; then all learns to GROUND words in images. In trainin
 - image features are compared with the words' own embeddings: a cell that shows a blue chair must resemble "blue" and
   "chair"; and they must tell floor and distance (`features`);
 - inside the language model, image cells must know their row and column (`place`): the vision tower cannot tell them,
-  its attention knows relative positions only; and what would be to do if what they show was the goal (`advice`);
+  its attention knows relative positions only; what would be to do if what they show was the goal (`advice`); and
+  which landmarks stand beside what they show (`beside`);
 - the positions that answer must know what the instruction names (`named`), and attend to the image cells that show
   what the answer leads to, or to the token before the image when it leads nowhere (`attention`);
 - the latents must tell the way to come (`way`), which S1 will need of them.
@@ -33,6 +34,7 @@ WEIGHTS = {
     "features": 0.5,
     "place": 0.2,
     "advice": 0.5,
+    "beside": 0.5,
     "named": 0.5,
     "attention": 0.5,
     "decision": 1.0,
@@ -40,9 +42,11 @@ WEIGHTS = {
     "way": 1.0,
 }
 _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
-# Most answers are to look around further; to miss a rare one costs more.
-_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5, "→": 1.5, DRIVE: 3.0}
+# Most answers are to look around further; to miss a rare one costs more. Not so to look around to the right: in doubt
+# always to the same side, or one looks to and fro for ever.
+_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5, DRIVE: 3.0}
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
+_IS_BESIDE = 4.0  # weight of the few kinds that are beside something
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _WAY_SCALE = 2.0  # metres
 
@@ -69,6 +73,7 @@ class GroundingTask(nn.Module):
         self.geometry = nn.Linear(width, 2)  # floor, logarithm of the distance
         self.place = nn.Linear(width, 2 * SIDE)
         self.advice = nn.Linear(width, PIXEL_GOAL + 1 + 2)  # kind of answer, column and row
+        self.beside = nn.Linear(width, width + 1)  # to compare with words, and a threshold
         self.way = nn.Linear(width, 2 * WAYPOINTS)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
@@ -120,7 +125,11 @@ class GroundingTask(nn.Module):
         count = max(1, len(row))
         is_image = batch["ids"] == self.image_token_id
         early, late = (state[is_image].view(len(is_image), CELLS, -1) for state in (decoded.early, decoded.late))
-        losses = {"place": self._place_loss(early), "advice": self._advice_loss(late, batch)}
+        losses = {
+            "place": self._place_loss(early),
+            "advice": self._advice_loss(late, batch),
+            "beside": self._beside_loss(late, batch["beside"]),
+        }
         losses["named"] = sum(
             F.cross_entropy(logits.float(), batch["named"][:, number], reduction="sum") / count
             for number, logits in enumerate(self.looks_like(decoded.late[row, asked[:, 0]]))
@@ -153,6 +162,15 @@ class GroundingTask(nn.Module):
         what = F.cross_entropy(told[known][:, :-2], kind[known], reduction="sum")
         where = F.smooth_l1_loss(told[drives][:, -2:], batch["advice"][drives][:, 1:], beta=0.05, reduction="sum")
         return (what + 10 * where) / known.sum().clamp(min=1)
+
+    def _beside_loss(self, cells: Tensor, beside: Tensor) -> Tensor:
+        known = (beside >= 0).any(-1)
+        told = self.beside(cells[known])
+        logits = (told[:, :-1] @ self.planner.embeddings[self._kinds].T.to(told.dtype) + told[:, -1:]).float()
+        wanted = beside[known]
+        weight = torch.where(wanted > 0, _IS_BESIDE, 1.0) * (wanted >= 0)
+        losses = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), weight, reduction="sum")
+        return losses / known.sum().clamp(min=1)
 
     def _answer_loss(self, hidden: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Sum of the language-model loss on the answers but for coordinates."""

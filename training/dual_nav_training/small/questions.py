@@ -27,7 +27,7 @@ from dual_nav_training.small.language import (
 )
 from dual_nav_training.small.views import LOOK_AROUND, LOOK_AROUND_RIGHT, PIXEL_GOAL, SIDE, encoded
 from nav_sim.episodes import told_apart
-from nav_sim.oracles import TURN_LEFT, TURN_RIGHT
+from nav_sim.oracles import FORWARD, TURN_LEFT, TURN_RIGHT
 from nav_sim.worlds import LANDMARKS, Flat
 
 CLEARLY_IN_VIEW = 8e-4  # share of an image's pixels from which on somebody must have seen it
@@ -36,31 +36,37 @@ _NOT_IN_VIEW = encoded(LOOK_AROUND)
 # Pixels of IMAGE_SIDE that the way through a door may be off the middle for it to be taken when what is looked for
 # may as well be here: so few that only one of the 24 directions does it, and it is mostly looked for here first.
 _STRAIGHT_AHEAD = 40
+_LANDMARKS = sorted(LANDMARKS)
 _FAMILIES = ("relation", "route", "object")
-_SHARES = (0.3, 0.15, 0.55)  # of the questions
+_SHARES = (0.4, 0.2, 0.4)  # of the questions
 # Of those about what is not in view, where a door is in view: it is in few.
-_SHARES_BEFORE_DOOR = (0.25, 0.35, 0.4)
+_SHARES_BEFORE_DOOR = (0.3, 0.35, 0.35)
+_TOLD_APART = 0.4  # of those about what a landmark tells from others of its kind, and more by the shares above
 _BESIDE = 0.7  # of relations are to a landmark, the others to a room
 
 
 @dataclass(frozen=True)
 class Things:
-    """What can be said of a flat's items, by their index: (kind, colour), kind of the room, landmarks beside."""
+    """What can be said of a flat's items, by their index: (kind, colour), kind of the room, landmarks that tell it
+    from all others of its kind, and all landmarks beside it."""
 
     names: tuple[tuple[str, str], ...]
     rooms: tuple[str, ...]
     landmarks: tuple[tuple[int, ...], ...]
+    beside: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, flat: Flat) -> Things:
-        """Of a flat; landmarks are those that tell the item from all others of its kind."""
-        landmarks = []
+        """Of a flat."""
+        landmarks, beside = [], []
+        every = range(len(flat.items))
         for index, item in enumerate(flat.items):
             alike = [number for number, other in enumerate(flat.items) if other.kind == item.kind]
-            marks = (mark for mark in range(len(flat.items)) if told_apart(flat, index, alike, landmark=mark))
-            landmarks.append(tuple(marks))
+            landmarks.append(tuple(mark for mark in every if told_apart(flat, index, alike, landmark=mark)))
+            beside.append(tuple(mark for mark in every if told_apart(flat, index, [index], landmark=mark)))
         names = tuple((item.kind, item.colour) for item in flat.items)
-        return cls(names, tuple(flat.rooms[item.room].kind for item in flat.items), tuple(landmarks))
+        rooms = tuple(flat.rooms[item.room].kind for item in flat.items)
+        return cls(names, rooms, tuple(landmarks), tuple(beside))
 
 
 @dataclass(frozen=True)
@@ -125,10 +131,10 @@ class _Asker:
         names, rng = self._things.names, self._rng
         goal = self._one_of(self._clear)
         kind, colour = names[goal]
-        family = rng.choice(_FAMILIES, p=_SHARES)
+        marks = self._things.landmarks[goal]
+        family = "relation" if marks and rng.random() < _TOLD_APART else rng.choice(_FAMILIES, p=_SHARES)
         if family == "relation":
             colour = colour if rng.random() < 0.5 else ""
-            marks = self._things.landmarks[goal]
             landmark = _name(*self._called(self._one_of(marks))) if marks and rng.random() < _BESIDE else None
             sentence = relation_instruction(rng, _name(kind, colour), landmark, self._things.rooms[goal], self._split)
             return self._question(sentence, (kind, colour), (goal,), goal)
@@ -163,30 +169,62 @@ class _Asker:
         return None
 
     def _relation_of_none_in_view(self) -> Question | None:
-        """In half of the cases about what can hardly be seen beside a landmark that can. In others something is there
-        that is called so, but another one is meant: beside something else, or in another room. None for the rest, and
-        where there is no such thing."""
-        names, landmarks = self._things.names, self._things.landmarks
-        case = self._rng.choice(["hidden", "beside", "room", ""], p=[0.5, 0.15, 0.15, 0.2])
+        """Mostly something is there that is called so, but another one is meant: beside something else, or in another
+        room. Who is sent to one of two and sees the first is wrong as often as not. In other cases it is about what
+        can hardly be seen beside a landmark that can. None for the rest, and where there is no such thing."""
+        case = self._rng.choice(["hidden", "beside", "room", ""], p=[0.2, 0.45, 0.25, 0.1])
         if case == "hidden":
-            hidden = [i for i in range(len(names)) if i not in self._clear]
-            pairs = [(i, mark) for i in hidden for mark in landmarks[i] if mark in self._clear]
-            if pairs:
-                goal, mark = self._one_of(pairs)
-                return self._beside(*self._called(goal), mark)
-        elif case == "beside":
-            kinds = {names[i][0] for i in self._present}
-            others = [
-                i for i in range(len(names)) if i not in self._present and names[i][0] in kinds and landmarks[i]
-            ]
-            if others:
-                goal = self._one_of(others)
-                return self._beside(names[goal][0], "", self._one_of(landmarks[goal]))
-        elif case == "room" and self._clear:
-            name = self._called(self._one_of(self._clear))
-            rooms = {self._things.rooms[i] for i in self._present if self._is_called(i, *name)}
-            return self._in_room(*name, self._one_of([room for room in ROOMS if room not in rooms]))
-        return None
+            return self._hidden()
+        if case == "beside":
+            return self._beside_another()
+        return self._in_another_room() if case == "room" else None
+
+    def _hidden(self) -> Question | None:
+        landmarks = self._things.landmarks
+        hidden = [i for i in range(len(landmarks)) if i not in self._clear]
+        pairs = [(i, mark) for i in hidden for mark in landmarks[i] if mark in self._clear]
+        if not pairs:
+            return None
+        goal, mark = self._one_of(pairs)
+        return self._beside(*self._called(goal), mark)
+
+    def _beside_another(self) -> Question | None:
+        """About an item out of view that is called as one in view, or about none that there is: beside a landmark of
+        a kind that is in no room of those in view."""
+        names, rooms, landmarks = self._things.names, self._things.rooms, self._things.landmarks
+        seen = {names[i] for i in self._present}
+        beside = {(names[i][0], names[mark][0]) for i in self._present for mark in self._things.beside[i]}
+        others = [
+            (i, mark)
+            for i in range(len(names))
+            if i not in self._present and any(names[i][0] == kind for kind, _ in seen)
+            for mark in landmarks[i]
+            if (names[i][0], names[mark][0]) not in beside
+        ]
+        if others and self._rng.random() < 0.7:
+            goal, mark = self._one_of(others)
+            # Also with its colour, where what is in view has that, too.
+            colour = names[goal][1] if names[goal] in seen and self._rng.random() < 0.5 else ""
+            return self._beside(names[goal][0], colour, mark)
+        if not self._clear:
+            return None
+        kind, colour = self._called(self._one_of(self._clear))
+        around = {rooms[i] for i in self._present if self._is_called(i, kind, colour)}
+        near = {name for (name, _), room in zip(names, rooms, strict=True) if room in around} | {k for k, _ in seen}
+        away = [mark for mark in _LANDMARKS if mark not in near and mark != kind]
+        if not away:
+            return None
+        mark = self._one_of(away)
+        landmark = _name(mark, self._one_of(COLOURS) if self._rng.random() < 0.5 else "")
+        sentence = relation_instruction(self._rng, _name(kind, colour), landmark, "", self._split)
+        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
+
+    def _in_another_room(self) -> Question | None:
+        if not self._clear:
+            return None
+        name = self._called(self._one_of(self._clear))
+        rooms = {self._things.rooms[i] for i in self._present if self._is_called(i, *name)}
+        return self._in_room(*name, self._one_of([room for room in ROOMS if room not in rooms]))
 
     def _beside(self, kind: str, colour: str, mark: int) -> Question:
         """About what is not in view, beside a landmark: to that, where it is in view and some way off."""
@@ -207,7 +245,8 @@ class _Asker:
     def _elsewhere(self, family: str, sentence: str) -> Sequence[int]:
         """The answer while the goal is not in view."""
         door, on_route = self._view["door"], family == "route"
-        if door[0] >= 0 and (on_route or abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD):
+        through = door[0] == FORWARD or abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD
+        if door[0] >= 0 and (on_route or through):
             return door
         return encoded(LOOK_AROUND_RIGHT) if on_route and right_first(sentence) else _NOT_IN_VIEW
 

@@ -18,13 +18,13 @@ import torch
 
 from dual_nav_training.run_folder import RunError
 from dual_nav_training.small.batches import Ask, Collate, Item, Views
+from dual_nav_training.small.checkpoint import load_planner_tensors
 from dual_nav_training.small.language import DRIVE, IMAGE_SIDE, PIXEL_STEP
 from dual_nav_training.small.objective import GroundingTask
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import CELLS, PIXEL_GOAL
-from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, load_into
+from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
 from nav_sim.oracles import SYMBOLS
-from s2_planner_node.checkpoint import LATENT_QUERIES, NETWORK_PREFIXES, installed_name
 
 _VIEWS_AT_ONCE = 16
 
@@ -33,10 +33,7 @@ def load_task(folder: Path) -> tuple[GroundingTask, Collate]:
     """A small planner from a checkpoint folder; the training heads are new."""
     checkpoint = CheckpointFolder(folder)
     task, collate, _ = build(checkpoint.config, seed=0)
-    network = task.planner.network
-    tensors = checkpoint.load(checkpoint.select(NETWORK_PREFIXES), dtype=torch.float32)
-    load_into(network, tensors, rename=lambda key: installed_name(key, network), where=str(folder))
-    task.planner.latent_queries.data = checkpoint.load([LATENT_QUERIES], dtype=torch.float32)[LATENT_QUERIES]
+    load_planner_tensors(task.planner, checkpoint)
     return task.eval(), collate
 
 

@@ -2,7 +2,9 @@
 
 Three stages in one run folder, see objective.py: `see`, `read`, `ground`. Started again it goes on from the last
 checkpoint; with `--visited FOLDER` a fourth follows, `again`, with the views from where the result took the robot.
-The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained.
+The result, RUN/model, is a checkpoint folder with an S1 that has yet to be trained. With `--go-on FOLDER` the planner
+of another checkpoint folder is trained further, and S1 is that one's: `heads`, in which what only training has and no
+checkpoint holds is learned again, and `again`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from dual_nav_training.small.batches import Ask, Collate, Views
 from dual_nav_training.small.checkpoint import (
     SYSTEM1_SIZES,
     dual_config,
+    load_planner_tensors,
     planner_tensors,
     write_small_checkpoint,
 )
@@ -34,9 +37,12 @@ from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_toke
 from dual_nav_training.small.network import SmallPlanner, small_config
 from dual_nav_training.small.objective import GROUND, SEE, GroundingTask
 from dual_nav_training.trainer import NavTrainer
+from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
+from s1_controller_node.checkpoint import described, variant_of
 from s2_planner_node.prompt import PromptProtocol
 
-READ, AGAIN = "read", "again"
+READ, AGAIN, HEADS = "read", "again", "heads"
+_HEADS_STEPS = 150
 # With all of the learning rate the vision tower forgets what it has learned to see while all else is new.
 _VISION_SHARE = {GROUND: 0.3, AGAIN: 0.5}
 
@@ -52,6 +58,7 @@ class Stage:
     questions: int  # about each image
     learning_rate: float = 1.2e-3
     vision: float = 1.0  # share of the learning rate that the vision tower learns with; 0: it stays as it is
+    planner: bool = True  # whether the planner is trained, or the training's heads only
 
 
 def build(config: dict[str, Any], seed: int) -> tuple[GroundingTask, Collate, Any]:
@@ -74,23 +81,34 @@ def train(
     seed: int,
     visited: Path | None = None,
     eval_views: Path | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train, or go on training; returns the folder of the result. RunError says what is wrong.
 
-    visited: views that the stage AGAIN has beside the others.
+    visited: views that the stage AGAIN has beside the others. start: checkpoint folder whose planner is trained
+    further, and whose S1 the result has; CheckpointError for one that does not fit.
     """
     config = small_config()
     task, collate, tokenizer = build(config, seed)
+    tensors: dict[str, Tensor] = {}
+    if start is not None:
+        source = CheckpointFolder(start)
+        tensors = source.load(source.keys(), dtype=torch.float32)
+        load_planner_tensors(task.planner, source)
+        system1 = variant_of(described(source))
     samples = Views(views)
     more = Views(views, visited) if visited else samples
     held_back = Views(eval_views) if eval_views else None
     for stage in stages:
         run = RunFolder(output / stage.name)
         task.stage = stage.task
-        task.planner.visual.requires_grad_(stage.vision > 0)
+        task.planner.requires_grad_(stage.planner)
+        task.planner.visual.requires_grad_(stage.planner and stage.vision > 0)
         data = more if stage.name == AGAIN else samples
         arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
         description = {"views": str(views), "samples": len(data), "config": config}
+        if start is not None:
+            description["start"] = str(start)
         run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
         ask = Ask(stage.questions)
         trainer = NavTrainer(
@@ -108,7 +126,7 @@ def train(
             trainer._load_from_checkpoint(str(last))  # finished: going on would train one step more
         else:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    tensors: dict[str, Tensor] = planner_tensors(task.planner)
+    tensors |= planner_tensors(task.planner)
     return write_small_checkpoint(output / "model", dual_config(config, system1), tensors, tokenizer, seed=seed)
 
 
@@ -150,19 +168,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ground-steps", type=int, default=10000)
     parser.add_argument("--visited", type=Path, help="views made with --planner RUN/model")
     parser.add_argument("--again-steps", type=int, default=2000)
+    parser.add_argument("--go-on", type=Path, metavar="FOLDER", help="checkpoint whose planner is trained further")
     parser.add_argument("--images", type=int, default=8, help="of a step; twice as many while only seeing")
     parser.add_argument("--questions", type=int, default=6, help="about each image")
     parser.add_argument("--system1", choices=sorted(SYSTEM1_SIZES), default="nextdit_async")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    stages = [
-        Stage(SEE, SEE, options.see_steps, 2 * options.images, 0),
-        Stage(READ, GROUND, options.read_steps, options.images, options.questions, vision=0.0),
-        Stage(GROUND, GROUND, options.ground_steps, options.images, options.questions, 8e-4, _VISION_SHARE[GROUND]),
-    ]
-    if options.visited:
-        share = _VISION_SHARE[AGAIN]
-        stages.append(Stage(AGAIN, GROUND, options.again_steps, options.images, options.questions, 4e-4, share))
+    images, questions = options.images, options.questions
+    again = Stage(AGAIN, GROUND, options.again_steps, images, questions, 4e-4, _VISION_SHARE[AGAIN])
+    if options.go_on:
+        stages = [Stage(HEADS, GROUND, _HEADS_STEPS, images, questions, planner=False), again]
+    else:
+        stages = [
+            Stage(SEE, SEE, options.see_steps, 2 * images, 0),
+            Stage(READ, GROUND, options.read_steps, images, questions, vision=0.0),
+            Stage(GROUND, GROUND, options.ground_steps, images, questions, 8e-4, _VISION_SHARE[GROUND]),
+        ]
+        stages += [again] if options.visited else []
     try:
         model = train(
             options.views,
@@ -172,8 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
             visited=options.visited,
             eval_views=options.eval_views,
+            start=options.go_on,
         )
-    except RunError as error:
+    except (CheckpointError, RunError) as error:
         print(f"train_s2: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -85,9 +85,14 @@ _DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; befor
 _DOOR_AHEAD = math.radians(20.0)  # bearing within which a door is gone to: not back through the one just passed
 _OVERLOOKED = 100  # centimetres: a door is seen over lower things
 _MARGIN = 8  # centimetres about what hides it
+# In a doorway, metres from the door (positive behind it) and aside, and how far behind it one goes on to. Its frame
+# is out of the picture there: before and behind it one sees the same, so the same is right.
+_DOORWAY, _DOORWAY_ASIDE, _DOORWAY_TO = (-0.7, 0.5), 0.3, 1.0
 # Shares of the views, and metres from an object in sight that they are taken at; None: anywhere.
 _VIEWPOINTS = ((0.25, None), (0.3, (2.5, 9.0)), (0.22, (0.5, 4.5)), (0.23, (0.4, 1.9)))
 _TO_DOOR = 0.5  # share of those from anywhere that look towards a door
+_IN_DOORWAY = 0.06  # share of all that are about a doorway, looking through it
+_TWINS = 0.4  # share of the objects looked at of which there is another of the kind: those that relations tell apart
 _ASKEW = math.radians(22)  # standard deviation of the heading from what is looked at
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
@@ -176,6 +181,29 @@ def _aside(item: Item, pose: Pose) -> float:
     return 0.0 if ahead else bearing
 
 
+def way_on(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
+    """Steps on in a doorway, else as `way_to_door`."""
+    steps = _steps_through(flat, pose)
+    if steps:
+        return actions_plan([FORWARD] * steps), np.zeros((WAYPOINTS, 2), np.float32)
+    return way_to_door(flat, pose)
+
+
+def _steps_through(flat: Flat, pose: Pose) -> int:
+    """How many steps lead on from a doorway into the room behind it; 0 elsewhere, and where it is not free."""
+    for door in flat.doors:
+        for room in door.rooms:
+            inward = entering(door, room, flat).yaw
+            x, y = Pose(*door_point(door), inward).to_local((pose.x, pose.y))
+            inside = _DOORWAY[0] <= x <= _DOORWAY[1] and abs(y) <= _DOORWAY_ASIDE
+            if inside and abs(wrapped(pose.yaw - inward)) <= _DOOR_AHEAD:
+                steps = math.floor((_DOORWAY_TO - x) / FORWARD_STEP)
+                ahead = pose.to_world((steps * FORWARD_STEP, 0.0))
+                if grid_of(flat).drivable_line((pose.x, pose.y), ahead):
+                    return steps
+    return 0
+
+
 def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
     """A pixel goal through the door that is most straight ahead, and the way there as of `SeenGoalPlanner.answer`;
     None where no door is to be seen. Low things may be in between: S1 drives around them."""
@@ -235,8 +263,8 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
     the cell that shows the item; floor (N, CELLS) uint8, 255 x share of floor; distance (N, CELLS) float16 metres.
     shares (N, MAX_ITEMS) of the image's pixels; answers (N, MAX_ITEMS, 4) int16: kind (see PIXEL_GOAL), how many
     actions (for STOP: with the steps before it), column and row (of IMAGE_SIDE), or -1 for items not in view;
-    waypoints (N, MAX_ITEMS, WAYPOINTS, 2); door (N, 4), door_waypoints (N, WAYPOINTS, 2) the same of the way to a
-    door; poses (N, 3).
+    waypoints (N, MAX_ITEMS, WAYPOINTS, 2); door (N, 4), door_waypoints (N, WAYPOINTS, 2) the same of the way to or
+    through a door; poses (N, 3).
     """
     flat, random = make_flat(seed), np.random.default_rng(seed)
     views = []
@@ -275,7 +303,7 @@ class Adviser:
             if planner is not None:
                 plan, made["waypoints"][item] = planner.answer(pose)
                 made["answers"][item] = encoded(plan)
-        door = way_to_door(self._flat, pose)
+        door = way_on(self._flat, pose)
         if door is not None:
             made["door"][:], made["door_waypoints"] = encoded(door[0]), door[1]
         return made
@@ -308,8 +336,10 @@ def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
     """Anywhere, turned anyhow or roughly towards a door; or in sight of an object and turned roughly towards it.
 
     The latter from somewhere, as where it is seen first, often through a door; from up to 4.5 m off, as on the way to
-    it; or from where it comes to the last steps.
+    it; or from where it comes to the last steps. Some are about a doorway.
     """
+    if flat.doors and random.random() < _IN_DOORWAY:
+        return _pose_in_doorway(flat, random)
     cells = np.argwhere(flat.drivable)
     points = [Grid.centre(*cell) for cell in cells[random.integers(len(cells), size=100)]]
     _, away = _VIEWPOINTS[random.choice(len(_VIEWPOINTS), p=[share for share, _ in _VIEWPOINTS])]
@@ -318,7 +348,10 @@ def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
     if away is None and doors and random.random() < _TO_DOOR:
         door = door_point(doors[random.integers(len(doors))])
         yaw = math.atan2(door[1] - y, door[0] - x) + random.normal() * _ASKEW
-    items = random.integers(len(flat.items), size=len(points)).tolist()
+    kinds = [item.kind for item in flat.items]
+    twins = [number for number, kind in enumerate(kinds) if kinds.count(kind) > 1]
+    among = twins if twins and random.random() < _TWINS else range(len(kinds))
+    items = random.choice(among, size=len(points)).tolist()
     for point, item in zip(points, items, strict=True) if away else ():
         if away[0] <= footprint_distance(flat.items[item], point) < away[1] and is_in_sight(flat, item, point):
             x, y = point
@@ -327,6 +360,17 @@ def draw_pose(flat: Flat, random: np.random.Generator) -> Pose:
             break
     x, y = (value + random.uniform(-0.02, 0.02) for value in (x, y))
     return Pose(x, y, wrapped(yaw))
+
+
+def _pose_in_doorway(flat: Flat, random: np.random.Generator) -> Pose:
+    """Up to somewhat before and behind where `way_on` says to go on."""
+    door = flat.doors[random.integers(len(flat.doors))]
+    inward = entering(door, int(random.choice(door.rooms)), flat).yaw
+    place = random.uniform(_DOORWAY[0] - 0.2, _DOORWAY_TO + 0.6), random.normal() * 0.12
+    x, y = Pose(*door_point(door), inward).to_world(place)
+    if not grid_of(flat).is_drivable((x, y)):
+        x, y = door_point(door)
+    return Pose(x, y, wrapped(inward + random.normal() * math.radians(12)))
 
 
 def look(simulator: Simulator) -> dict[str, np.ndarray]:
