@@ -34,7 +34,11 @@ MAX_TRIANGLES = 5000  # per model
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the catalogue. Sizes in centimetres: `width` along x, `depth` along y, `height` along z."""
+    """One model of the catalogue. Sizes in centimetres: `width` along x, `depth` along y, `height` along z.
+
+    outline: corners of what the robot can run into, in shares of width and depth, where that is not all of the box
+    (scripts/outline_furniture.py).
+    """
 
     key: str
     kind: str
@@ -45,6 +49,7 @@ class Entry:
     height: int
     paint: tuple[str, ...]  # materials that take the item's colour; empty: the model keeps its own look
     colour: str  # colour word of an item that cannot be painted; empty for paintable ones
+    outline: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,10 @@ class Part:
 def catalogue() -> tuple[Entry, ...]:
     """All entries, in the order of the file (which the planning of flats depends on)."""
     text = resources.files(__package__).joinpath("data/catalogue.json").read_text()
-    return tuple(Entry(**{**item, "paint": tuple(item["paint"])}) for item in json.loads(text))
+    return tuple(
+        Entry(**item | {"paint": tuple(item["paint"]), "outline": tuple(map(tuple, item.get("outline", ())))})
+        for item in json.loads(text)
+    )
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """A flat as a MuJoCo model: what the cameras see, what the robot bumps into, and the robot itself.
 
 Geoms come in groups: walls, floors and everything that is always drawn; furniture; the robot's own body; colliders,
-never drawn. All colliders are boxes of the sizes in the plan, so both looks are the same world to the physics.
+never drawn. They are boxes of the sizes in the plan, or prisms where the catalogue has an outline: a camera could not
+see the corners of a round thing's box. Both looks are the same world to the physics.
 
 Light comes from the side of the sky for every surface alike (directional lights without shadows); the shade of
 furniture and corners is part of the floor and wall textures. That keeps the rate of drawing that shadow maps would
@@ -168,6 +169,26 @@ class _Builder:
                  body: object = None) -> None:  # fmt: skip
         (body or self.spec.worldbody).add_geom(
             name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=list(half), pos=list(centre),
+            quat=[math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)], group=GROUP_COLLIDER, contype=1, conaffinity=2,
+            rgba=[1, 0, 1, 1], friction=[0.3, 0.005, 0.0001], solref=[0.01, 1.0], mass=0,
+        )  # fmt: skip
+
+    def item_collider(
+        self, item: Item, position: Sequence[float], yaw: float, name: str, body: object = None
+    ) -> None:
+        """Of an item that stands at `position` (x, y, of the floor)."""
+        half = [item.width / 200.0, item.depth / 200.0, item.height / 200.0]
+        outline = furniture.entry(item.model).outline
+        if not outline:
+            self.collider([*position, half[2]], half, yaw, name, body)
+            return
+        key = f"{item.model}.outline.{item.width}.{item.depth}.{item.height}"
+        if key not in self._meshes:
+            self._meshes[key] = f"mesh{len(self._meshes)}"
+            corners = [[2 * x * half[0], 2 * y * half[1], z] for z in (0.0, 2 * half[2]) for x, y in outline]
+            self.spec.add_mesh(name=self._meshes[key], uservert=np.asarray(corners, np.float32).ravel())
+        (body or self.spec.worldbody).add_geom(
+            name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=self._meshes[key], pos=[*position, 0.0],
             quat=[math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)], group=GROUP_COLLIDER, contype=1, conaffinity=2,
             rgba=[1, 0, 1, 1], friction=[0.3, 0.005, 0.0001], solref=[0.01, 1.0], mass=0,
         )  # fmt: skip
@@ -339,8 +360,7 @@ def _add_item_look(builder: _Builder, item: Item, look: str, position: Sequence[
 def _add_items(builder: _Builder, flat: Flat, look: str) -> None:
     for number, item in enumerate(flat.items):
         x, y, yaw = item.x / 100.0, item.y / 100.0, math.radians(item.yaw)
-        half = [item.width / 200.0, item.depth / 200.0, item.height / 200.0]
-        builder.collider([x, y, half[2]], half, yaw, name=f"item{number}")
+        builder.item_collider(item, (x, y), yaw, f"item{number}")
         _add_item_look(builder, item, look, (x, y, 0.0), yaw)
 
 
@@ -351,8 +371,7 @@ def _add_movers(builder: _Builder, movers: Sequence[Mover], look: str) -> None:
             mover.kind, entry.colour or "orange", mover.model, 0, 0, 0, 0, entry.width, entry.depth, entry.height
         )
         body = builder.spec.worldbody.add_body(name=f"mover{number}", mocap=True, pos=[-5.0 - number, -5.0, 0.0])
-        half = [item.width / 200.0, item.depth / 200.0, item.height / 200.0]
-        builder.collider([0, 0, half[2]], half, name=f"mover{number}", body=body)
+        builder.item_collider(item, (0, 0), 0.0, f"mover{number}", body)
         _add_item_look(builder, item, look, (0, 0, 0), 0.0, body)
 
 

@@ -1,15 +1,19 @@
 """The furniture catalogue, and the models behind it where they have been fetched."""
 
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import ConvexHull
 
 from nav_sim import furniture, scene
 from nav_sim.camera import Camera
-from nav_sim.scene import build_spec, load_scene
+from nav_sim.grid import Grid, grid_of
+from nav_sim.scene import ROBOT_RADIUS, build_spec, load_scene
 from nav_sim.simulator import Config, Simulator
-from nav_sim.worlds import COLOURS, FURNISHING, MOVABLE, make_flat
+from nav_sim.worlds import COLOURS, FURNISHING, MOVABLE, Item, make_flat
 
 models = pytest.mark.skipif(
     furniture.archives_folder() is None,
@@ -73,6 +77,38 @@ def test_both_looks_are_the_same_world_to_the_physics():
         return np.concatenate([model.geom_pos[chosen], model.geom_quat[chosen], model.geom_size[chosen]], axis=1)
 
     assert (colliders("furniture") == colliders("plain")).all()
+
+
+@models
+def test_the_robot_runs_into_nothing_that_cannot_be_seen():
+    """Corners of an outline and of a box are near the drawn model, and what is drawn does not stick out."""
+    for entry in furniture.catalogue():
+        vertices = np.concatenate([part.vertices for part in furniture.model_parts(entry.key)])
+        drawn = ConvexHull(vertices[vertices[:, 2] < 0.75, :2])
+        size = np.asarray([entry.width, entry.depth]) / 100
+        corners = size * (entry.outline or [(0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5), (0.5, -0.5)])
+        outside = corners @ drawn.equations[:, :2].T + drawn.equations[:, 2]
+        assert outside.max() < 0.055, entry.key
+        collider = ConvexHull(corners).equations
+        points = drawn.points[drawn.vertices]
+        assert (points @ collider[:, :2].T + collider[:, 2]).max() < 0.03, entry.key
+
+
+def test_a_round_thing_is_touched_where_its_round_side_is():
+    ottoman = next(entry for entry in furniture.catalogue() if entry.kind == "ottoman")
+    flat = make_flat(2)
+    item = Item("ottoman", "black", ottoman.key, 0, 0, 0, 0, ottoman.width, ottoman.depth, ottoman.height)
+    middle = Grid.centre(*np.argwhere(grid_of(flat).free)[0])
+    flat = replace(flat, items=(replace(item, x=round(100 * middle[0]), y=round(100 * middle[1])),))
+    with Simulator(flat, Config(look="plain")) as simulator:
+        for bearing, touches_at in ((0.0, ottoman.width / 200), (math.pi / 4, (ottoman.width + ottoman.depth) / 400)):
+            ahead = middle[0] + math.cos(bearing), middle[1] + math.sin(bearing)
+            away = [touches_at + ROBOT_RADIUS + gap for gap in (0.03, -0.03)]
+            for distance, hits in zip(away, (0, 1), strict=True):
+                place = [m + distance * (a - m) for m, a in zip(middle, ahead, strict=True)]
+                simulator.reset(*place, 0.0)
+                simulator.step(0.1)
+                assert len(simulator.collisions) == hits, (bearing, distance)
 
 
 @models

@@ -34,7 +34,7 @@ WEIGHTS = {
     "features": 0.5,
     "place": 0.2,
     "advice": 0.5,
-    "beside": 0.5,
+    "beside": 0.1,
     "named": 0.5,
     "attention": 0.5,
     "decision": 1.0,
