@@ -363,7 +363,7 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
             if question.goal < 0:
                 unseen += 1
                 door = tuple(one["door"].tolist())
-                straight = abs(door[2] - IMAGE_SIDE / 2) <= 40
+                straight = door[0] == FORWARD or abs(door[2] - IMAGE_SIDE / 2) <= 40
                 through = door[0] >= 0 and ("door" in question.instruction or straight)
                 on_route = "door" in question.instruction
                 around = LOOK_AROUND_RIGHT if on_route and right_first(question.instruction) else LOOK_AROUND
