@@ -357,7 +357,7 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
     for number in range(len(views["poses"])):
         one = view(views, number)
         in_view = [things.names[i] for i in np.flatnonzero(one["shares"][: len(things.names)] > 1e-3)]
-        for question in questions(one, things, 12, rng, "test"):
+        for question in questions(one, things, 24, rng, "test"):
             kind, colour = question.named
             assert f"{colour} {kind}".strip() in question.instruction
             if question.goal < 0:
