@@ -256,6 +256,8 @@ class S1Controller(ManagedNode):
         if not self.is_active:
             return
         self._rates["s2/plan"].tick()
+        if self._settings.lock_step:  # else it would be chance whether the path of this frame comes before or never
+            self._wait_idle("rgb", "depth", "inference")
         try:
             plan = self._controller.plan_arrived(message, self.now_ns())
         except PlanRefused as refusal:
@@ -476,9 +478,12 @@ class S1Controller(ManagedNode):
 
     def _step(self) -> None:
         """The command of a control period in lock-step: it knows of all images that came before."""
-        for name in ("rgb", "depth"):
-            self._workers[name].wait_idle(self._settings.sensor_timeout)
+        self._wait_idle("rgb", "depth")
         self._control()
+
+    def _wait_idle(self, *workers: str) -> None:
+        for name in workers:
+            self._workers[name].wait_idle(self._settings.sensor_timeout)
 
     def _steady(self) -> float:
         """Seconds of the clock that tells how long ROS time has stood still; in lock-step it may."""
