@@ -60,6 +60,7 @@ except ImportError:  # there are no wheels of it
 
 DRAWING_PERIOD = 0.2  # s between two pictures of the robot for people
 RECENT = 5.0  # s an error stays in /diagnostics
+LOCK_STEP_WAIT = 10.0  # s to wait for the work on an image while simulated time stands still
 STOP_TIMEOUT = 2.0  # s to wait for a thread at the end
 ERROR_STATES = (State.STALE_PLAN, State.NO_SENSORS, State.FAULT)
 ASKS = {ask: getattr(ControllerState, f"ASK_{ask.name}") for ask in Ask}
@@ -483,7 +484,7 @@ class S1Controller(ManagedNode):
 
     def _wait_idle(self, *workers: str) -> None:
         for name in workers:
-            self._workers[name].wait_idle(self._settings.sensor_timeout)
+            self._workers[name].wait_idle(LOCK_STEP_WAIT)
 
     def _steady(self) -> float:
         """Seconds of the clock that tells how long ROS time has stood still; in lock-step it may."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -537,6 +538,37 @@ def test_an_error_of_the_model_is_a_fault_and_the_next_frame_is_tried(robot, mon
     assert "out of memory" in robot.states[-1].message
     monkeypatch.setattr(policy, "sample", healthy)
     robot.drive_until(lambda: robot.state() != ControllerState.FAULT, "recovery")
+
+
+def test_in_lock_step_a_plan_is_taken_over_when_the_path_of_its_frame_is_done(graph, nextdit, monkeypatch):
+    clock = graph.tester.create_publisher(Clock, "/clock", qos.DEFAULT)
+    graph.tester.create_timer(0.05, lambda: clock.publish(Clock(clock=to_stamp(time.time_ns()))))
+    robot = Robot(graph, nextdit, lock_step=True, use_sim_time=True)
+    robot.run(0.3)
+    robot.plan()
+    robot.drive_until(lambda: robot.states and robot.states[-1].path_wanted, "a wish for paths")
+    policy, controller = robot.node._policy, robot.node._controller
+    sample, arrived = policy.sample, controller.plan_arrived
+    sampling, found = threading.Event(), []
+
+    def slow_sample(*arguments, **options):
+        sampling.set()
+        time.sleep(0.5)
+        paths = sample(*arguments, **options)
+        sampling.clear()
+        return paths
+
+    def noted(*arguments):
+        found.append(sampling.is_set())
+        return arrived(*arguments)
+
+    monkeypatch.setattr(policy, "sample", slow_sample)
+    monkeypatch.setattr(controller, "plan_arrived", noted)
+    robot.frame()
+    assert sampling.wait(10.0)
+    robot.plan()
+    graph.wait_for(lambda: found, "the plan")
+    assert found == [False]
 
 
 def test_silence_of_the_camera_stops_the_robot_within_the_time_out_and_a_control_period(robot):
