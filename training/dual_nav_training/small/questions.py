@@ -115,6 +115,26 @@ def questions(
     return [question for question in made if question is not None]
 
 
+def best(view: Mapping[str, np.ndarray], alike: Sequence[int]) -> int:
+    """Of several items that will do, all of them in view, the one to go to: the one that shows most. But nobody turns
+    to one, and then back to the other, who has one of them ahead."""
+
+    def rank(item: int) -> tuple[int, float]:
+        kind, actions, *_ = view["answers"][item]
+        return int(actions) if kind in (TURN_LEFT, TURN_RIGHT) else 0, -float(view["shares"][item])
+
+    return min(alike, key=rank)
+
+
+def elsewhere(door: np.ndarray, family: str, sentence: str) -> Sequence[int]:
+    """The answer to an instruction whose goal is not in view. door: that of the view, see views.py."""
+    on_route = family == "route"
+    through = door[0] == FORWARD or abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD
+    if door[0] >= 0 and (on_route or through):
+        return door
+    return encoded(LOOK_AROUND_RIGHT) if on_route and right_first(sentence) else _NOT_IN_VIEW
+
+
 class _Asker:
     """Draws questions for one view."""
 
@@ -140,9 +160,8 @@ class _Asker:
             return self._question(sentence, (kind, colour), (goal,), goal)
         if rng.random() < 0.25 and all(names[i][0] != kind for i in self._present if i != goal):
             colour = ""
-        # Of several that are called alike, the one that shows most is gone to.
         alike = tuple(i for i in self._present if names[i] == (kind, colour or names[goal][1]))
-        goal = max((i for i in alike if i in self._clear), key=lambda i: self._view["shares"][i])
+        goal = best(self._view, [i for i in alike if i in self._clear])
         several = len(alike) > 1 or rng.random() < 0.1
         return self._question(self._sentence(family, kind, colour, several), (kind, colour), alike, goal)
 
@@ -161,7 +180,9 @@ class _Asker:
                 colour = ""
             if family != "relation":
                 sentence = self._sentence(family, kind, colour, rng.random() < 0.15)
-                return self._question(sentence, (kind, colour), answer=self._elsewhere(family, sentence))
+                return self._question(
+                    sentence, (kind, colour), answer=elsewhere(self._view["door"], family, sentence)
+                )
             marks = [i for i in self._clear or range(len(names)) if names[i][0] in LANDMARKS and names[i][0] != kind]
             if marks and rng.random() < _BESIDE:
                 return self._beside(kind, colour, self._one_of(marks))
@@ -217,7 +238,7 @@ class _Asker:
         mark = self._one_of(away)
         landmark = _name(mark, self._one_of(COLOURS) if self._rng.random() < 0.5 else "")
         sentence = relation_instruction(self._rng, _name(kind, colour), landmark, "", self._split)
-        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
+        return self._question(sentence, (kind, colour), answer=elsewhere(self._view["door"], "relation", sentence))
 
     def _in_another_room(self) -> Question | None:
         if not self._clear:
@@ -233,22 +254,13 @@ class _Asker:
         alike = tuple(i for i in self._present if self._is_called(i, *landmark))
         shown = [i for i in alike if i in self._clear and self._view["answers"][i, 0] == PIXEL_GOAL]
         if shown:
-            shows_most = max(shown, key=lambda i: self._view["shares"][i])
-            return self._question(sentence, (kind, colour), alike, shows_most)
-        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
+            return self._question(sentence, (kind, colour), alike, best(self._view, shown))
+        return self._question(sentence, (kind, colour), answer=elsewhere(self._view["door"], "relation", sentence))
 
     def _in_room(self, kind: str, colour: str, room: str) -> Question:
         """About what is in a room, and not in view."""
         sentence = relation_instruction(self._rng, _name(kind, colour), None, room, self._split)
-        return self._question(sentence, (kind, colour), answer=self._elsewhere("relation", sentence))
-
-    def _elsewhere(self, family: str, sentence: str) -> Sequence[int]:
-        """The answer while the goal is not in view."""
-        door, on_route = self._view["door"], family == "route"
-        through = door[0] == FORWARD or abs(int(door[2]) - IMAGE_SIDE / 2) <= _STRAIGHT_AHEAD
-        if door[0] >= 0 and (on_route or through):
-            return door
-        return encoded(LOOK_AROUND_RIGHT) if on_route and right_first(sentence) else _NOT_IN_VIEW
+        return self._question(sentence, (kind, colour), answer=elsewhere(self._view["door"], "relation", sentence))
 
     def _near_miss(self) -> tuple[str, str]:
         """Kind and colour: those of an item in view but for one of both, or of any item."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import sys
@@ -40,7 +41,7 @@ from nav_sim.episodes import (
     nearest_footprint_point,
     other_room,
 )
-from nav_sim.grid import Grid, Point, clear_line, grid_of
+from nav_sim.grid import DistanceField, Grid, Point, grid_of
 from nav_sim.oracles import (
     FORWARD,
     FORWARD_STEP,
@@ -57,7 +58,7 @@ from nav_sim.oracles import (
     turns,
 )
 from nav_sim.simulator import Config, Pose, Simulator, wrapped
-from nav_sim.worlds import MAX_ITEMS, Flat, Item, make_flat, mark_near
+from nav_sim.worlds import MAX_ITEMS, Flat, Item, make_flat
 from s2_planner_node.image_processor import resize_rgb
 from s2_planner_node.planner import Planner, PlannerConfig, load_planner
 
@@ -80,19 +81,29 @@ NEAR = 1.9  # metres to a footprint from where on it is steps and turns, no pixe
 _STEPS_TO = 1.0  # metres
 LAST_STEPS_FROM = 1.25  # metres to a footprint from where on the last steps and the STOP are one answer
 _LAST_STEPS_TO = 0.6  # metres; a step too many or too few still ends within what counts as being there
+_STILL_THERE = 0.95  # metres to a footprint that have to do where it cannot be approached any further
 _GOAL_BEFORE = 0.75  # metres; where the pixel goal is, on the floor
-_DOOR_TARGETS = (1.2, 0.9, 0.6, -0.6)  # metres behind a door to drive to; before it where that is not to be seen
+_BEHIND_DOOR = (1.2, 0.9, 0.6)  # metres behind a door to drive to, and
+_BEHIND_OPENING = (0.9, 0.6, 0.3)  # where one looks through it at an angle, past the points of its opening
+_OPENING = (0.0, 0.2, -0.2)  # metres from its middle
+_BEFORE_DOOR = 0.6  # metres before it, where nothing behind it can be driven to
 _DOOR_AHEAD = math.radians(20.0)  # bearing within which a door is gone to: not back through the one just passed
-_OVERLOOKED = 100  # centimetres: a door is seen over lower things
-_MARGIN = 8  # centimetres about what hides it
+_LOOKED_AT = (0.0, 0.5, 1.0)  # metres above a place on the floor: one is seen over low things
+_BEHIND_SIGHT = 0.12  # metres that something may be behind what the depth image shows and still be in view
 # In a doorway, metres from the door (positive behind it) and aside, and how far behind it one goes on to. Its frame
 # is out of the picture there: before and behind it one sees the same, so the same is right.
-_DOORWAY, _DOORWAY_ASIDE, _DOORWAY_TO = (-0.7, 0.5), 0.3, 1.0
+_DOORWAY, _DOORWAY_ASIDE, _DOORWAY_TO = (-0.7, 0.5), 0.35, 1.0
+_DOORWAY_BEHIND = 0.3  # metres behind the door that the last of the steps leads to at least
+_DOORWAY_ASKEW = math.radians(40.0)  # heading off the way through
 # Shares of the views, and metres from an object in sight that they are taken at; None: anywhere.
 _VIEWPOINTS = ((0.25, None), (0.3, (2.5, 9.0)), (0.22, (0.5, 4.5)), (0.23, (0.4, 1.9)))
 _TO_DOOR = 0.5  # share of those from anywhere that look towards a door
 _IN_DOORWAY = 0.06  # share of all that are about a doorway, looking through it
 _TWINS = 0.4  # share of the objects looked at of which there is another of the kind: those that relations tell apart
+# Turns that are left out where the way leads out of the image: what it leads to is in the image's edge then.
+_KEPT_IN_VIEW = 2
+_PROGRESS = 0.2  # metres (of a cost) that a point in view has to be nearer to the goal
+_BEARINGS, _DISTANCES = np.radians(np.arange(-33, 34, 3)).tolist(), np.arange(1.0, 3.1, 0.2).tolist()
 _ASKEW = math.radians(22)  # standard deviation of the heading from what is looked at
 _FLOOR = 0.04  # metres above and below the floor's height that count as floor
 _MAX_DISTANCE = 8.0  # metres
@@ -113,15 +124,16 @@ class SeenGoalPlanner(OraclePlanner):
         super().__init__(_Goals(flat, (goal,)), {"level": CAMERA, "look_down": CAMERA})
         self._enough = max(self._enough, STOP_DISTANCE)
 
-    def path(self, point: Point) -> list[Point]:
-        """The way from there."""
-        return self._field.path(point)
-
     def answer(self, pose: Pose) -> tuple[PlanMade, np.ndarray]:
         """The answer, and the way to come: (WAYPOINTS, 2) metres in the robot's frame, the end repeated."""
-        path = self.path((pose.x, pose.y))
-        plan = self._near(pose) or self._straight(pose) or self._at_goal(pose, path) or self._toward(pose, path)
-        return plan, _way(pose, path)
+        plan, field = self.ask(pose)
+        return plan, _way(pose, field.path((pose.x, pose.y)))
+
+    def ask(self, pose: Pose) -> tuple[PlanMade, DistanceField]:
+        """The answer, and how far it is from anywhere to where it leads."""
+        path = self._field.path((pose.x, pose.y))
+        plan = self._near(pose) or self._straight(pose) or self._at_goal(pose, path)
+        return (plan, self._field) if plan else self._around(pose, path)
 
     def _near(self, pose: Pose) -> PlanMade | None:
         """What there is to do near the goal where nothing is in between: turns towards it, steps, and the STOP.
@@ -146,7 +158,7 @@ class SeenGoalPlanner(OraclePlanner):
             return actions_plan([FORWARD] * steps) if self._is_free(pose, steps) else None
         free = [n for n in range(4) if self._is_free(pose, n)]
         left = {n: footprint_distance(item, pose.to_world((n * FORWARD_STEP, 0.0))) for n in free}
-        enough = (n for limit in (_LAST_STEPS_TO, self._enough) for n in free if left[n] <= limit)
+        enough = (n for limit in (_LAST_STEPS_TO, self._enough, _STILL_THERE) for n in free if left[n] <= limit)
         steps = next(enough, None)
         return None if steps is None else actions_plan([FORWARD] * steps + [STOP])
 
@@ -165,6 +177,31 @@ class SeenGoalPlanner(OraclePlanner):
         bearing = math.atan2(y, x)
         return plan or (actions_plan(turns(bearing)) if abs(bearing) > 2 * TURN_STEP else None)
 
+    def _around(self, pose: Pose, path: list[Point]) -> tuple[PlanMade, DistanceField]:
+        """As the oracle goes around what is in between, but what is in view is left as little as can be: whoever
+        turns away from his goal looks around for it again, and comes back to the same place."""
+        plan = self._toward(pose, path)
+        if plan.pixel_goal is not None or FORWARD in plan.actions:
+            return plan, self._field
+        point = self._nearest_in_view(pose)
+        shown = pixel_plan(pose, point, self._cameras) if point else None
+        if shown is None:
+            return actions_plan(plan.actions[: max(1, len(plan.actions) - _KEPT_IN_VIEW)]), self._field
+        return shown, self._grid.to_point(point)
+
+    def _nearest_in_view(self, pose: Pose) -> Point | None:
+        """Of all floor in view, the point from where it is least far to the goal; None where that is no progress."""
+        here = pose.x, pose.y
+        least = self._field.at(here) - _PROGRESS
+        found = None
+        for bearing, distance in itertools.product(_BEARINGS, _DISTANCES):
+            point = pose.to_world((distance * math.cos(bearing), distance * math.sin(bearing)))
+            if self._grid.is_drivable(point) and self._grid.line_of_sight(here, point):
+                left = self._field.at(point)
+                if left < least and pixel_plan(pose, point, self._cameras) is not None:
+                    least, found = left, point
+        return found
+
 
 def _aside(item: Item, pose: Pose) -> float:
     """Bearing [rad, left positive] of the middle of an item of which no part is within a turn's step of straight
@@ -181,12 +218,12 @@ def _aside(item: Item, pose: Pose) -> float:
     return 0.0 if ahead else bearing
 
 
-def way_on(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
+def way_on(flat: Flat, pose: Pose, depth: np.ndarray) -> tuple[PlanMade, np.ndarray] | None:
     """Steps on in a doorway, else as `way_to_door`."""
     steps = _steps_through(flat, pose)
     if steps:
         return actions_plan([FORWARD] * steps), np.zeros((WAYPOINTS, 2), np.float32)
-    return way_to_door(flat, pose)
+    return way_to_door(flat, pose, depth)
 
 
 def _steps_through(flat: Flat, pose: Pose) -> int:
@@ -195,29 +232,28 @@ def _steps_through(flat: Flat, pose: Pose) -> int:
         for room in door.rooms:
             inward = entering(door, room, flat).yaw
             x, y = Pose(*door_point(door), inward).to_local((pose.x, pose.y))
-            inside = _DOORWAY[0] <= x <= _DOORWAY[1] and abs(y) <= _DOORWAY_ASIDE
-            if inside and abs(wrapped(pose.yaw - inward)) <= _DOOR_AHEAD:
-                steps = math.floor((_DOORWAY_TO - x) / FORWARD_STEP)
+            askew = abs(wrapped(pose.yaw - inward))
+            if not (_DOORWAY[0] <= x <= _DOORWAY[1] and abs(y) <= _DOORWAY_ASIDE and askew <= _DOORWAY_ASKEW):
+                continue
+            for steps in range(math.floor((_DOORWAY_TO - x) / FORWARD_STEP), 0, -1):
+                behind = x + steps * FORWARD_STEP * math.cos(askew)
                 ahead = pose.to_world((steps * FORWARD_STEP, 0.0))
-                if grid_of(flat).drivable_line((pose.x, pose.y), ahead):
+                if behind >= _DOORWAY_BEHIND and grid_of(flat).drivable_line((pose.x, pose.y), ahead):
                     return steps
     return 0
 
 
-def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
+def way_to_door(flat: Flat, pose: Pose, depth: np.ndarray) -> tuple[PlanMade, np.ndarray] | None:
     """A pixel goal through the door that is most straight ahead, and the way there as of `SeenGoalPlanner.answer`;
-    None where no door is to be seen. Low things may be in between: S1 drives around them."""
+    None where no door is to be seen. Low things may be in between: S1 drives around them. depth: (H, W) metres, of
+    CAMERA at the pose."""
     room, grid, here = flat.room_at(pose.x * 100, pose.y * 100), grid_of(flat), (pose.x, pose.y)
-    see_through = _seen_through(flat)
     found: tuple[float, PlanMade, Point] | None = None
     for door in doors_of(flat, room):
-        inside = entering(door, other_room(door, room), flat)
-        x, y = door_point(door)
-        for beyond in _DOOR_TARGETS:
-            target = x + beyond * math.cos(inside.yaw), y + beyond * math.sin(inside.yaw)
+        for target in _targets(Pose(*door_point(door), entering(door, other_room(door, room), flat).yaw), here):
             local = pose.to_local(target)
             aside = abs(math.atan2(local[1], local[0]))
-            if aside > _DOOR_AHEAD or not grid.is_drivable(target) or not clear_line(see_through, here, target):
+            if aside > _DOOR_AHEAD or not grid.is_drivable(target) or not _is_seen(pose, target, depth):
                 continue
             plan = pixel_plan(pose, target, {"level": CAMERA, "look_down": CAMERA})
             if plan is not None and (found is None or aside < found[0]):
@@ -231,17 +267,24 @@ def way_to_door(flat: Flat, pose: Pose) -> tuple[PlanMade, np.ndarray] | None:
     return plan, _way(pose, [here, target] if straight else grid.to_point(target).path(here))
 
 
-@functools.lru_cache(maxsize=4)
-def _seen_through(flat: Flat) -> np.ndarray:
-    """(rows, columns) bool: cells without walls and things that hide what is behind them."""
-    hidden = np.zeros_like(flat.occupied)
-    for wall in flat.walls:
-        x, y = (wall.x0 + wall.x1) // 2, (wall.y0 + wall.y1) // 2
-        mark_near(hidden, x, y, 0, wall.x1 - wall.x0, wall.y1 - wall.y0, _MARGIN)
-    for item in flat.items:
-        if item.height > _OVERLOOKED:
-            mark_near(hidden, item.x, item.y, item.yaw, item.width, item.depth, _MARGIN)
-    return ~hidden
+def _targets(door: Pose, here: Point) -> list[Point]:
+    """Where to drive to, the best first: straight behind a door (in its middle, looking through it), behind it as
+    seen from `here`, and before it."""
+    x, y = door.to_local(here)
+    behind = [(target, 0.0) for target in _BEHIND_DOOR]
+    if x < -_BEFORE_DOOR / 3:  # else one looks along the wall
+        behind += [(target, off + (off - y) * target / -x) for off in _OPENING for target in _BEHIND_OPENING]
+    return [door.to_world(target) for target in [*behind, (0.0, 0.0), (-_BEFORE_DOOR, 0.0)]]
+
+
+def _is_seen(pose: Pose, point: Point, depth: np.ndarray) -> bool:
+    """Whether a place on the floor, or what is above it, is in view. depth: (H, W) metres, of CAMERA at the pose."""
+    x, y = pose.to_local(point)
+    pixels, away = CAMERA.project(np.asarray([[x, y, height] for height in _LOOKED_AT]))
+    for (column, row), distance in zip(np.rint(pixels).astype(int).tolist(), away.tolist(), strict=True):
+        if distance > 0.05 and CAMERA.contains(column, row) and depth[row, column] >= distance - _BEHIND_SIGHT:
+            return True
+    return False
 
 
 def _way(pose: Pose, path: Sequence[Point]) -> np.ndarray:
@@ -276,8 +319,8 @@ def views_of(seed: int, count: int, planner: Planner | None = None) -> dict[str,
             poses = visited_poses(simulator, planner, count, random)
         for pose in poses:
             simulator.reset(pose.x, pose.y, pose.yaw)
-            view = look(simulator)
-            views.append(view | adviser.answers(pose, view["shares"]) | {"poses": np.asarray(astuple(pose))})
+            view, depth = look(simulator)
+            views.append(view | adviser.answers(pose, view["shares"], depth) | {"poses": np.asarray(astuple(pose))})
     return {name: np.stack([view[name] for view in views]) for name in views[0]}
 
 
@@ -288,8 +331,9 @@ class Adviser:
         self._flat = flat
         self._planners: dict[int, SeenGoalPlanner | None] = {}
 
-    def answers(self, pose: Pose, shares: np.ndarray) -> dict[str, np.ndarray]:
-        """Those of the arrays of `views_of` that say what to do. shares: (MAX_ITEMS,), of the image's pixels."""
+    def answers(self, pose: Pose, shares: np.ndarray, depth: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of the arrays of `views_of` that say what to do. shares: (MAX_ITEMS,), of the image's pixels; depth:
+        (H, W) metres, of CAMERA at the pose."""
         made = {
             "answers": np.full((MAX_ITEMS, 4), -1, np.int16),
             "waypoints": np.zeros((MAX_ITEMS, WAYPOINTS, 2), np.float32),
@@ -303,7 +347,7 @@ class Adviser:
             if planner is not None:
                 plan, made["waypoints"][item] = planner.answer(pose)
                 made["answers"][item] = encoded(plan)
-        door = way_on(self._flat, pose)
+        door = way_on(self._flat, pose, depth)
         if door is not None:
             made["door"][:], made["door_waypoints"] = encoded(door[0]), door[1]
         return made
@@ -373,19 +417,20 @@ def _pose_in_doorway(flat: Flat, random: np.random.Generator) -> Pose:
     return Pose(x, y, wrapped(inward + random.normal() * math.radians(12)))
 
 
-def look(simulator: Simulator) -> dict[str, np.ndarray]:
-    """Image and cells from where the robot stands."""
+def look(simulator: Simulator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Image and cells from where the robot stands, and (H, W) depth in metres."""
     rgb, depth = simulator.render("level")
     rgb = resize_rgb(rgb, PlannerConfig.image_width, PlannerConfig.image_height)  # as before the image processor
     cover = _cover(simulator.shown_items("level")[::2, ::2])
-    depth = depth[::4, ::4]
-    return {
+    coarse = depth[::4, ::4]
+    view = {
         "image": resize_rgb(rgb, SIDE * CELL, SIDE * CELL),
         "cover": np.round(cover * 255).astype(np.uint8),
         "shares": cover.mean(1).astype(np.float32),
-        "floor": np.round(_cell_means(_is_floor(depth)) * 255).astype(np.uint8),
-        "distance": _cell_means(np.minimum(depth, _MAX_DISTANCE)).astype(np.float16),
+        "floor": np.round(_cell_means(_is_floor(coarse)) * 255).astype(np.uint8),
+        "distance": _cell_means(np.minimum(coarse, _MAX_DISTANCE)).astype(np.float16),
     }
+    return view, depth
 
 
 def _cell_means(image: np.ndarray) -> np.ndarray:

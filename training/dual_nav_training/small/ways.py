@@ -67,8 +67,8 @@ def ways_of(seed: int, count: int, image_size: int) -> dict[str, np.ndarray]:
         for _ in range(20 * count):
             pose = draw_pose(flat, random)
             simulator.reset(pose.x, pose.y, pose.yaw)
-            view = look(simulator)
-            goal = _goal(flat, pose, view["shares"], random)
+            view, depth = look(simulator)
+            goal = _goal(flat, pose, view["shares"], depth, random)
             if goal is not None:
                 instruction, plan, path_from = goal
                 way = _way(simulator, path_from, plan, pose, image_size, random)
@@ -79,10 +79,10 @@ def ways_of(seed: int, count: int, image_size: int) -> dict[str, np.ndarray]:
 
 
 def _goal(
-    flat: Flat, pose: Pose, shares: np.ndarray, random: np.random.Generator
+    flat: Flat, pose: Pose, shares: np.ndarray, depth: np.ndarray, random: np.random.Generator
 ) -> tuple[str, PlanMade, Callable[[Point], list[Point]]] | None:
     """An instruction whose answer is a pixel goal, that answer, and the way to come from anywhere."""
-    door = way_to_door(flat, pose) if random.random() < _DOORS else None
+    door = way_to_door(flat, pose, depth) if random.random() < _DOORS else None
     if door is not None:
         plan, _ = door
         on_floor = goal_on_floor(plan, {"level": CAMERA})
@@ -92,9 +92,11 @@ def _goal(
         return with_unknown_words(random, route_instruction(random, item.name)), plan, behind.path
     for item in random.permutation(np.flatnonzero(shares > IN_VIEW)).tolist():
         planner = planner_to(flat, item)
-        plan = planner and planner.answer(pose)[0]
-        if plan and plan.pixel_goal is not None:
-            return _instruction(flat, item, random), plan, planner.path
+        if planner is None:
+            continue
+        plan, field = planner.ask(pose)
+        if plan.pixel_goal is not None:
+            return _instruction(flat, item, random), plan, field.path
     return None
 
 
