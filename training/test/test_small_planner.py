@@ -39,7 +39,7 @@ from dual_nav_training.small.language import (
 )
 from dual_nav_training.small.network import small_config
 from dual_nav_training.small.objective import GROUND, SEE, STAGES
-from dual_nav_training.small.questions import Things, mirrored, questions
+from dual_nav_training.small.questions import Things, best, mirrored, questions
 from dual_nav_training.small.score import answers_to, load_task, score
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import (
@@ -272,16 +272,18 @@ def test_in_a_doorway_one_goes_on_into_the_room_before_one_looks_around(renderin
 
 
 def test_a_door_is_seen_over_low_things_and_not_through_high_ones(rendering):
-    rng, around, over, doorless = np.random.default_rng(3), 0, 0, 0
+    rng, around, over, doorless, hidden = np.random.default_rng(3), 0, 0, 0, 0
     for seed in range(8):
         flat = make_flat(seed)
         high = [item for item in flat.items if item.kind in ("fridge", "wardrobe")]  # nothing to see through
         with eyes(flat) as robot:
             for _ in range(90):
                 pose = draw_pose(flat, rng)
-                here, told = (pose.x, pose.y), way_to_door(flat, pose, depth_from(robot, pose))
+                depth = depth_from(robot, pose)
+                here, told = (pose.x, pose.y), way_to_door(flat, pose, depth)
                 if told is None:
                     doorless += 1
+                    hidden += way_to_door(flat, pose, np.full_like(depth, 99.0)) is not None
                     continue
                 plan, way = told
                 place = pose.to_world(goal_on_floor(plan, {"level": CAMERA, "look_down": CAMERA}))
@@ -296,6 +298,22 @@ def test_a_door_is_seen_over_low_things_and_not_through_high_ones(rendering):
     assert around > 20
     assert over > 10
     assert doorless > 20
+    assert hidden > 5
+
+
+def test_where_the_way_leads_out_of_the_image_one_drives_to_floor_in_view_that_is_nearer_to_the_goal():
+    found = 0
+    for seed in range(4):
+        flat, rng = make_flat(seed), np.random.default_rng(seed)
+        for planner in filter(None, (planner_to(flat, item) for item in range(len(flat.items)))):
+            for _ in range(15):
+                pose = draw_pose(flat, rng)
+                plan, field = planner.ask(pose)
+                if field is not planner._field:
+                    found += 1
+                    place = pose.to_world(goal_on_floor(plan, {"level": CAMERA}))
+                    assert planner._field.at(place) < planner._field.at((pose.x, pose.y))
+    assert found > 5
 
 
 def test_whoever_follows_the_answers_to_an_object_in_view_comes_to_stop_before_it():
@@ -445,6 +463,16 @@ def test_questions_name_what_is_in_view_or_something_that_is_not(views, things):
     assert seen > 5
     assert unseen > 5
     assert landmarks > 5
+
+
+def test_of_several_the_one_ahead_is_gone_to_and_else_the_one_that_shows_most():
+    answers = np.asarray(
+        [(TURN_LEFT, 3, -1, -1), (PIXEL_GOAL, 1, 190, 200), (TURN_RIGHT, 1, -1, -1), (STOP, 2, -1, -1)]
+    )
+    seen = {"answers": answers, "shares": np.asarray([0.5, 0.1, 0.4, 0.2])}
+    assert best(seen, [0, 1, 2]) == 1
+    assert best(seen, [0, 2]) == 2
+    assert best(seen, [0, 1, 2, 3]) == 3
 
 
 def test_a_thing_in_another_room_is_not_the_one_that_is_meant(views, things):
