@@ -494,7 +494,7 @@ def test_a_thing_in_another_room_is_not_the_one_that_is_meant(views, things):
     assert others > 5
 
 
-def test_cells_know_the_landmarks_beside_what_they_show(made, views, things, flat):
+def test_cells_know_the_landmarks_beside_what_they_show_and_its_room(made, views, things, flat):
     _, collate, _ = made
     beside, elsewhere = 0, 0
     for number in range(len(views["poses"])):
@@ -505,12 +505,15 @@ def test_cells_know_the_landmarks_beside_what_they_show(made, views, things, fla
             if item < 0:
                 assert (told[cell] == -1).all()
                 continue
-            for kind in np.flatnonzero(told[cell] == 1).tolist():
+            rooms = told[cell, len(KINDS) :]
+            assert [ROOMS[n] for n in np.flatnonzero(rooms == 1)] == [things.rooms[item]]
+            assert (np.delete(rooms, ROOMS.index(things.rooms[item])) == 0).all()
+            for kind in np.flatnonzero(told[cell, : len(KINDS)] == 1).tolist():
                 marks = [i for i, (name, _) in enumerate(things.names) if name == KINDS[kind] and i != item]
                 assert min(gap_squared(flat.items[item], flat.items[mark]) for mark in marks) <= NEXT_TO_CM**2
                 assert any(one["shares"][mark] > 0 for mark in marks)
                 beside += 1
-            elsewhere += (told[cell] == 0).any()
+            elsewhere += (told[cell, : len(KINDS)] == 0).any()
     assert beside
     assert elsewhere
 
@@ -961,6 +964,13 @@ def test_scores_tell_reading_from_guessing(made, views, tmp_path):
         share = np.mean(left[np.asarray(told.found) == found])
         assert result[name] == result[f"shuffled_{name}"] == pytest.approx(share, abs=1e-4)
     assert result["decision_in_view"] < 0.5 < result["decision_not_in_view"]
+    # Relations only: nobody else is sent to another one of what he sees.
+    for question, alike in zip([q for item in items for q in item.questions], told.alike, strict=True):
+        words = question.instruction.lower()
+        named = sum(len(re.findall(rf"\b{word}\b", words)) for word in (*KINDS, *ROOMS))
+        assert not alike or (question.goal < 0 and named >= 2), words
+    assert any(told.alike)
+    assert result["decision_another_in_view"] == pytest.approx(np.mean(left[told.alike]), abs=1e-4)
     assert result["decision"] == result["shuffled_decision"]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small.language import COLOURS, DRIVE, IMAGE_SIDE, KINDS, NUMBERS, PIXEL_STEP
+from dual_nav_training.small.language import COLOURS, DRIVE, IMAGE_SIDE, KINDS, NUMBERS, PIXEL_STEP, ROOMS
 from dual_nav_training.small.objective import advised
 from dual_nav_training.small.questions import HARDLY_IN_VIEW, Question, Things, mirrored, questions
 from dual_nav_training.small.views import CELL, CELLS, PIXEL_GOAL, SIDE, action_symbols
@@ -97,11 +97,11 @@ class Collate:
     """Makes a batch of items.
 
     Of B images with L tokens (padding is a part of its own): image, and of its cells kind, colour (B, CELLS),
-    beside (B, CELLS, kinds) and advice (B, CELLS, 3), floor, distance; ids, labels, part, query (B, L), query being
-    the number of the latent query that stands there or -1, positions (B, 3, L). Of all N questions: row (N,); asked
-    (N, 3), the tokens after which decision, column and row are said; drives (N,); found (N,), the goal or its
-    landmark in view; pixel (N, 2) in steps; named (N, 2); look_at (N, tokens of the image's part), where attention
-    should go; waypoints (N, WAYPOINTS, 2).
+    beside (B, CELLS, kinds and rooms) and advice (B, CELLS, 3), floor, distance; ids, labels, part, query (B, L),
+    query being the number of the latent query that stands there or -1, positions (B, 3, L). Of all N questions: row
+    (N,); asked (N, 3), the tokens after which decision, column and row are said; drives (N,); found (N,), the goal or
+    its landmark in view; pixel (N, 2) in steps; named (N, 2); look_at (N, tokens of the image's part), where
+    attention should go; waypoints (N, WAYPOINTS, 2).
     """
 
     def __init__(self, protocol: PromptProtocol, end_token_id: int, image_token_id: int, queries: int) -> None:
@@ -216,13 +216,15 @@ def _image_labels(views: Sequence[View]) -> dict[str, Tensor]:
 
 
 def _beside(view: View, shown: np.ndarray) -> np.ndarray:
-    """(CELLS, kinds) of the cells that show these items (-1: none): 1 for the kinds of landmarks that are beside it
-    and in view, 0 for other kinds, -1 for kinds that are beside it out of view, and of cells that show nothing."""
+    """(CELLS, kinds and rooms) of the cells that show these items (-1: none): 1 for the kinds of landmarks that are
+    beside it and in view, 0 for other kinds, -1 for kinds that are beside it out of view; 1 for the room it is in, 0
+    for the others. All -1 of cells that show nothing."""
     things, present = view.things, view.arrays["shares"] > HARDLY_IN_VIEW
-    table = np.zeros((len(things.names) + 1, len(KINDS)), np.float32)
+    table = np.zeros((len(things.names) + 1, len(KINDS) + len(ROOMS)), np.float32)
     table[-1] = -1
     for item, marks in enumerate(things.beside):
         for seen in (False, True):  # of two of a kind the one that is seen counts
             kinds = [KINDS.index(things.names[mark][0]) for mark in marks if present[mark] == seen]
             table[item, kinds] = 1 if seen else -1
+        table[item, len(KINDS) + ROOMS.index(things.rooms[item])] = 1
     return table[shown]

@@ -7,7 +7,7 @@ tower first learns to SEE; then all learns to GROUND words in images. In trainin
   "chair"; and they must tell floor and distance (`features`);
 - inside the language model, image cells must know their row and column (`place`): the vision tower cannot tell them,
   its attention knows relative positions only; what would be to do if what they show was the goal (`advice`); and
-  which landmarks stand beside what they show (`beside`);
+  which landmarks stand beside what they show, and in which room that is (`beside`);
 - the positions that answer must know what the instruction names (`named`), and attend to the image cells that show
   what the answer leads to, or to the token before the image when it leads nowhere (`attention`);
 - the latents must tell the way to come (`way`), which S1 will need of them.
@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from dual_nav_training.conversation import NO_LABEL
-from dual_nav_training.small.language import COLOURS, DRIVE, IMAGE_SIDE, KINDS, NUMBERS, word_tokens
+from dual_nav_training.small.language import COLOURS, IMAGE_SIDE, KINDS, NUMBERS, ROOMS, word_tokens
 from dual_nav_training.small.network import SCALE, Decoded, SmallPlanner
 from dual_nav_training.small.views import CELLS, PIXEL_GOAL, SIDE, WAYPOINTS
 
@@ -34,7 +34,7 @@ WEIGHTS = {
     "features": 0.5,
     "place": 0.2,
     "advice": 0.5,
-    "beside": 0.1,
+    "beside": 0.2,
     "named": 0.5,
     "attention": 0.5,
     "decision": 1.0,
@@ -42,11 +42,12 @@ WEIGHTS = {
     "way": 1.0,
 }
 _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
-# Most answers are to look around further; to miss a rare one costs more. Not so to look around to the right: in doubt
-# always to the same side, or one looks to and fro for ever.
-_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5, DRIVE: 3.0}
+# Few answers are these; to miss one costs more. Not so to look around to the right: in doubt always to the same
+# side, or one looks to and fro for ever. Nor to drive: a goal that is missed is seen again the next time around, but
+# whoever drives to another thing stops there.
+_DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5}
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
-_IS_BESIDE = 4.0  # weight of the few kinds that are beside something
+_IS_BESIDE = 4.0  # weight of the few words that are right
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _WAY_SCALE = 2.0  # metres
 
@@ -62,6 +63,8 @@ class GroundingTask(nn.Module):
         token = tokenizer.token_to_id
         self.register_buffer("_kinds", torch.tensor(word_tokens(tokenizer, KINDS)), persistent=False)
         self.register_buffer("_colours", torch.tensor(word_tokens(tokenizer, COLOURS)), persistent=False)
+        marks = torch.tensor(word_tokens(tokenizer, [*KINDS, *ROOMS]))
+        self.register_buffer("_marks", marks, persistent=False)
         self.register_buffer("_numbers", torch.tensor([token(number) for number in NUMBERS]), persistent=False)
         weights = torch.ones(len(planner.embeddings))
         for symbol, weight in _DECISION_WEIGHTS.items():
@@ -166,7 +169,7 @@ class GroundingTask(nn.Module):
     def _beside_loss(self, cells: Tensor, beside: Tensor) -> Tensor:
         known = (beside >= 0).any(-1)
         told = self.beside(cells[known])
-        logits = (told[:, :-1] @ self.planner.embeddings[self._kinds].T.to(told.dtype) + told[:, -1:]).float()
+        logits = (told[:, :-1] @ self.planner.embeddings[self._marks].T.to(told.dtype) + told[:, -1:]).float()
         wanted = beside[known]
         weight = torch.where(wanted > 0, _IS_BESIDE, 1.0) * (wanted >= 0)
         losses = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), weight, reduction="sum")

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from dual_nav_training.run_folder import RunError
-from dual_nav_training.small.batches import Ask, Collate, Item, Views
+from dual_nav_training.small.batches import Ask, Collate, Item, View, Views
 from dual_nav_training.small.checkpoint import load_planner_tensors
 from dual_nav_training.small.language import DRIVE, IMAGE_SIDE, PIXEL_STEP
 from dual_nav_training.small.objective import GroundingTask
+from dual_nav_training.small.questions import CLEARLY_IN_VIEW, Question
 from dual_nav_training.small.train_s2 import build
 from dual_nav_training.small.views import CELLS, PIXEL_GOAL
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
@@ -42,8 +43,8 @@ class Answers:
     """What was said to questions about views, and what was right.
 
     row: number of the view; wanted, said: kinds of answers (see views.py; -1 for what is none); found: a goal is in
-    view; attention: (questions, CELLS) of the place that decides; column_errors: of the pixel goals among the right
-    answers, in pixels, whatever was said.
+    view; alike: none is, but something that is called so; attention: (questions, CELLS) of the place that decides;
+    column_errors: of the pixel goals among the right answers, in pixels, whatever was said.
     """
 
     instructions: list[str] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Answers:
     wanted: list[int] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
     found: list[bool] = field(default_factory=list)
+    alike: list[bool] = field(default_factory=list)
     attention: list[np.ndarray] = field(default_factory=list)
     column_errors: list[float] = field(default_factory=list)
 
@@ -77,6 +79,7 @@ def answers_to(task: GroundingTask, collate: Collate, items: Sequence[Item]) -> 
         answers.said += [tokens.get(token, -1) for token in said]
         answers.wanted += [tokens[token] for token in wanted]
         answers.found += batch["found"].tolist()
+        answers.alike += [_sees_another(item.view, question) for item in some for question in item.questions]
         attention = decoded.attention[:, 0].softmax(-1).mean(1)
         first = int((batch["ids"][0] == task.image_token_id).nonzero()[0])
         answers.attention += list(attention[:, first : first + CELLS].float().numpy())
@@ -85,8 +88,18 @@ def answers_to(task: GroundingTask, collate: Collate, items: Sequence[Item]) -> 
     return answers
 
 
+def _sees_another(view: View, question: Question) -> bool:
+    kind, colour = question.named
+    seen = zip(view.things.names, view.arrays["shares"], strict=False)  # shares: one for any item there can be
+    return question.goal < 0 and any(
+        share > CLEARLY_IN_VIEW and own_kind == kind and colour in ("", own_colour)
+        for (own_kind, own_colour), share in seen
+    )
+
+
 def score(task: GroundingTask, collate: Collate, views: Views, count: int, questions: int = 6) -> dict[str, float]:
-    """Shares of right decisions, for goals in view and others, and errors of pixel goals; each also shuffled."""
+    """Shares of right decisions, for goals in view and others, of these where something that is called so is in view,
+    too, and errors of pixel goals; each also shuffled."""
     chosen = np.linspace(0, len(views) - 1, min(count, len(views))).astype(int)
     items = [Ask(questions)(views[int(n)], np.random.default_rng(int(n)), False) for n in chosen]
     result: dict[str, float] = {}
@@ -97,6 +110,7 @@ def score(task: GroundingTask, collate: Collate, views: Views, count: int, quest
             f"{prefix}decision": float(np.mean(right)),
             f"{prefix}decision_in_view": float(np.mean(right[found])),
             f"{prefix}decision_not_in_view": float(np.mean(right[~found])),
+            f"{prefix}decision_another_in_view": float(np.mean(right[answers.alike])),
             f"{prefix}column_error": float(np.median(errors)),
             f"{prefix}column_within_10_percent": float(np.mean(errors < IMAGE_SIDE / 10)),
         }
