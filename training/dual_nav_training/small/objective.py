@@ -63,8 +63,7 @@ class GroundingTask(nn.Module):
         token = tokenizer.token_to_id
         self.register_buffer("_kinds", torch.tensor(word_tokens(tokenizer, KINDS)), persistent=False)
         self.register_buffer("_colours", torch.tensor(word_tokens(tokenizer, COLOURS)), persistent=False)
-        marks = torch.tensor(word_tokens(tokenizer, [*KINDS, *ROOMS]))
-        self.register_buffer("_marks", marks, persistent=False)
+        self.register_buffer("_marks", torch.tensor(word_tokens(tokenizer, [*KINDS, *ROOMS])), persistent=False)
         self.register_buffer("_numbers", torch.tensor([token(number) for number in NUMBERS]), persistent=False)
         weights = torch.ones(len(planner.embeddings))
         for symbol, weight in _DECISION_WEIGHTS.items():
