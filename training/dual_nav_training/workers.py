@@ -14,8 +14,8 @@ Task, Result = TypeVar("Task"), TypeVar("Result")
 def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], processes: int) -> Iterator[Result]:
     """What `work` (picklable) makes of each task, in the order it is finished.
 
-    Ctrl-C ends the processes at once. Raises what `work` raises, and BrokenExecutor when a process was killed, as by
-    a system that is out of memory.
+    Ctrl-C ends the processes at once. Raises what `work` raises, once the tasks that others work on are done and
+    without beginning any more, and BrokenExecutor when a process was killed, as by a system that is out of memory.
     """
     # Not forks: an OpenGL context does not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -25,5 +25,6 @@ def in_processes(work: Callable[[Task], Result], tasks: Sequence[Task], processe
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Waits: when this block ends the pool is shut down again, which would take back that tasks are cancelled.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
