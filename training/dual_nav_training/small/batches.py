@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from s2_planner_node.prompt import PromptProtocol, first_turn
 from s2_planner_node.sequence import ImageRef, expand_image_tokens, rope_positions
 
 _GRID = (1, 2 * SIDE, 2 * SIDE)  # patches of the image
+# Tokens that a batch's length is a multiple of: matrix products are compiled for each size they have, and a batch
+# of a length of its own takes a third longer.
+_LENGTHS = 32
 _SHOWS = 31  # of 255, the share of a cell that an object must fill to be what the cell shows
 
 
@@ -110,6 +114,7 @@ class Collate:
         ids = self._prompt("")
         self._first_cell = ids.index(image_token_id)
         self._shared = self._first_cell + CELLS + 1  # tokens before the instruction
+        self._beginning = ids[: self._shared], self._positions(ids[: self._shared])
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
         packed = [self._empty() for _ in items]
@@ -119,7 +124,7 @@ class Collate:
         if asked:
             batch |= {name: torch.from_numpy(np.stack([one[name] for one in made])) for name in made[0]}
             batch["row"] = torch.tensor([n for n, _ in asked])
-        length = max(len(one.ids) for one in packed)
+        length = math.ceil(max(len(one.ids) for one in packed) / _LENGTHS) * _LENGTHS
         for name, padding in (("ids", self._end), ("labels", NO_LABEL), ("part", -1), ("query", -1)):
             rows = [getattr(one, name) for one in packed]
             batch[name] = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
@@ -131,9 +136,8 @@ class Collate:
         return batch | {"weights": torch.tensor([float(len(asked) or len(items))])}
 
     def _empty(self) -> _Packed:
-        ids = self._prompt("")[: self._shared]
-        shared = len(ids)
-        return _Packed(ids, [NO_LABEL] * shared, [self._positions(ids)], [0] * shared, [-1] * shared)
+        ids, positions = self._beginning
+        return _Packed(list(ids), [NO_LABEL] * self._shared, [positions], [0] * self._shared, [-1] * self._shared)
 
     def _add(self, packed: _Packed, question: Question, view: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Append a question; returns what else the loss needs of it."""

@@ -48,6 +48,7 @@ _SPREAD = 1.2  # of a coordinate's label over its neighbours, in steps
 _DECISION_WEIGHTS = {"STOP": 1.5, "↑": 1.5}
 _FURTHER_TOKENS = 0.3  # weight of an answer's tokens behind the one that decides
 _IS_BESIDE = 4.0  # weight of the few words that are right
+_HARDLY = -1.0  # logit of each word at first
 _NOTHING = 0.15  # weight of cells that show no object: there are many
 _WAY_SCALE = 2.0  # metres
 
@@ -76,6 +77,9 @@ class GroundingTask(nn.Module):
         self.place = nn.Linear(width, 2 * SIDE)
         self.advice = nn.Linear(width, PIXEL_GOAL + 1 + 2)  # kind of answer, column and row
         self.beside = nn.Linear(width, width + 1)  # to compare with words, and a threshold
+        for parameter in self.beside.parameters():  # compared with words, anything else says far too much at first
+            nn.init.zeros_(parameter)
+        nn.init.constant_(self.beside.bias[-1:], _HARDLY)
         self.way = nn.Linear(width, 2 * WAYPOINTS)
 
     def forward(self, **batch: Tensor) -> dict[str, Any]:
@@ -126,7 +130,12 @@ class GroundingTask(nn.Module):
         row, asked, drives = batch["row"], batch["asked"], batch["drives"]
         count = max(1, len(row))
         is_image = batch["ids"] == self.image_token_id
-        early, late = (state[is_image].view(len(is_image), CELLS, -1) for state in (decoded.early, decoded.late))
+        # As a layer sees them. States between layers grow to many times the scale of what goes in, and so would the
+        # gradients of what looks at them: they would drown those of the answers.
+        early, late = (
+            F.rms_norm(state[is_image], state.shape[-1:]).view(len(is_image), CELLS, -1)
+            for state in (decoded.early, decoded.late)
+        )
         losses = {
             "place": self._place_loss(early),
             "advice": self._advice_loss(late, batch),
