@@ -64,7 +64,10 @@ S1_SETTINGS: dict[str, Any] = {
     "selection": "mean_if_clear",
     "plan_step_gap": 30,
     "s2_max_forward_step": 12,
-    "turn_speed": 0.8,
+    "max_angular_speed": 1.5,
+    "turn_speed": 1.5,
+    "angular_acceleration": 3.0,
+    "cruise_speed": 0.5,
 }
 MILLIMETRE = np.float32(1e-3)
 KINDS = {"actions": KIND_ACTIONS, "pixel_goal": KIND_PIXEL_GOAL, "traj_latents": KIND_TRAJ_LATENTS}

@@ -21,7 +21,6 @@ from s1_controller_node import checkpoint as s1
 from s1_controller_node.navdp import NavDp
 from s1_controller_node.nextdit_model import NextDiTModel
 from s2_planner_node import checkpoint as s2
-from s2_planner_node import vision as s2_vision
 
 Mode = Literal["s2", "s1_navdp", "dual", "joint"]
 MODES: tuple[Mode, ...] = ("s2", "s1_navdp", "dual", "joint")
@@ -61,14 +60,11 @@ class PlannerModule(nn.Module):
 
     def _embed(self, input_ids: Tensor, pixel_values: Tensor, grids: Tensor) -> Tensor:
         """Input embeddings (B, L, hidden) with image features in their places."""
-        embeddings = self.network.model.language_model.embed_tokens(input_ids)
-        features = self._image_features(pixel_values, grids)
+        body = self.network.model
+        embeddings = body.language_model.embed_tokens(input_ids)
+        features = torch.cat(body.get_image_features(pixel_values, grids).pooler_output)
         is_image = (input_ids == self.image_token_id)[..., None]
         return embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
-
-    def _image_features(self, pixel_values: Tensor, grids: Tensor) -> Tensor:
-        """(merged patches of all images, hidden)."""
-        return torch.cat(self.network.model.get_image_features(pixel_values, grids).pooler_output)
 
     def _run(self, embeddings: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
         """Final-norm hidden states (B, L, hidden)."""
@@ -181,14 +177,6 @@ class DualModule(PlannerModule):
         hidden = self._run(torch.cat((embeddings, queries), 1), mask, torch.cat((position_ids, behind), 2))
         length = input_ids.shape[1]
         return hidden[:, length:].float(), hidden[:, :length]
-
-    def _image_features(self, pixel_values: Tensor, grids: Tensor) -> Tensor:
-        if self.joint:
-            return super()._image_features(pixel_values, grids)
-        # The planner node's own encoder: the same features in half of the time, but without gradient checkpointing,
-        # which a constant has no need of.
-        images = [tuple(grid) for grid in grids.tolist()]
-        return torch.cat(s2_vision.encode_images(self.network.model.visual, pixel_values, images))
 
     def _latents(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, pixel_values: Tensor, grids: Tensor
