@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -643,6 +644,21 @@ def test_labels_are_the_answers_and_coordinates_are_asked_for_where_they_are_sai
             assert (labels[asked[1:] + 1] == NO_LABEL).all()
     assert kinds <= {*TEMPLATE.actions, DRIVE}
     assert len(kinds) > 1
+
+
+def test_what_only_training_has_does_not_depend_on_the_scale_of_states(made, views, things):
+    task, batch = made[0], batch_of(made, views, things)
+    with torch.no_grad():
+        decoded = task.decoded(task.planner.encode(batch["image"]), batch)
+        larger = replace(decoded, early=30 * decoded.early, late=30 * decoded.late)
+        losses, others = (task._question_losses(one, batch) for one in (decoded, larger))
+    for name in ("place", "advice", "beside"):
+        torch.testing.assert_close(losses[name], others[name], atol=1e-3, rtol=1e-3)
+
+
+def test_batches_have_few_lengths(made, views, things):
+    for count in (1, 3, 4):
+        assert batch_of(made, views, things, count)["ids"].shape[1] % 32 == 0
 
 
 def test_attention_is_led_to_the_cells_that_show_the_goal(made, views, things):
