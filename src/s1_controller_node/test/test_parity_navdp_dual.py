@@ -81,7 +81,9 @@ def test_every_noise_prediction_equals_the_reference_step_by_step(case, stages):
 
 @pytest.mark.parametrize("output", ["traj", "traj_no_rgbd"])
 def test_trajectories_equal_the_reference(case, stages, output):
-    case.check(output, stages[output], strict=True)
+    # Clipping and the noisiest step (alpha = 1/35) leave single elements with many times the rounding of a
+    # prediction (2.8e-5 with AVX2): default limit on the element.
+    case.check(output, stages[output], strict=True, max_abs=5e-5)
 
 
 def test_bfloat16_is_as_close_as_the_reference_in_bfloat16(case):

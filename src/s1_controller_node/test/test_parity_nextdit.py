@@ -1,6 +1,10 @@
 """NextDiT gives the reference's numbers; the first test that fails names the stage that is wrong first.
 
-Tolerances are the strict ones of the vectors (max_abs 2e-5, rel_l2 3e-6): they also see a wrong norm epsilon.
+Stages before and up to the first layer keep the strict tolerances of the vectors (max_abs 2e-5, rel_l2 3e-6), which
+also see a wrong norm epsilon. Everything behind it carries what CPUs differ in: the rates of the time embedding are
+a float32 exp, and a time step multiplies its last digit by up to 1000. The models run in float64, so that this is
+all that is left. Measured: 3.8e-5 and 3.2e-6 (AVX-512), 5.9e-5 and 4.9e-6 (AVX2), 7.5e-5 and 1.1e-5 (rates rounded
+once from float64).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from s1_controller_node.nextdit_model import NextDiTModel, NextDiTModelConfig
 
 # The reference in bfloat16 is itself off by 0.022 from its float32 result.
 _BF16_REL_L2 = 0.022
+_BEHIND_TIME = {"max_abs": 1e-4, "rel_l2": 1.5e-5}
 _LATENT_QUERIES = "model.latent_queries"  # lies with S1 in the layout, but the planner reads it
 
 _RELEASE = {"model_type": "internvla_n1", "hidden_size": 3584, "n_query": 4}
@@ -41,8 +46,8 @@ class TestOneCall:
 
     @pytest.fixture(scope="class")
     def stages(self, case):
-        dit = fill(NextDiT().eval(), prefix="model.traj_dit.model.")
-        x, timestep, tokens = (torch.from_numpy(case.inputs[k]) for k in ("x", "timestep", "z_latents"))
+        dit = fill(NextDiT().eval(), prefix="model.traj_dit.model.").double()
+        x, timestep, tokens = (torch.from_numpy(case.inputs[k]).double() for k in ("x", "timestep", "z_latents"))
         got = {}
         with torch.inference_mode():
             got["caption_projection"] = dit.caption_projection(tokens)
@@ -57,11 +62,13 @@ class TestOneCall:
             got["y_int_timestep"] = dit(x, torch.from_numpy(case.inputs["timestep_int"]), tokens)
         return got
 
-    @pytest.mark.parametrize(
-        "stage", ["caption_projection", "time_caption_embed", "layer0", "layer11", "y", "y_int_timestep"]
-    )
+    @pytest.mark.parametrize("stage", ["caption_projection", "time_caption_embed", "layer0"])
     def test_stage(self, case, stages, stage):
         case.check(stage, stages[stage], strict=True)
+
+    @pytest.mark.parametrize("stage", ["layer11", "y", "y_int_timestep"])
+    def test_stage_behind_the_time_step(self, case, stages, stage):
+        case.check(stage, stages[stage], **_BEHIND_TIME)
 
 
 class TestSampling:
@@ -74,7 +81,7 @@ class TestSampling:
     @pytest.fixture(scope="class")
     def setting(self, uses_images):
         case = require_vectors().load_case("nextdit_async_sample" if uses_images else "nextdit_sample")
-        model = fill(NextDiTModel(NextDiTModelConfig(uses_images=uses_images)).eval(), prefix="model.")
+        model = fill(NextDiTModel(NextDiTModelConfig(uses_images=uses_images)).eval(), prefix="model.").double()
         return case, model, _conditions(case, model)
 
     @pytest.mark.parametrize("stage", ["cond_projector", "dino_features", "memory_encoder", "rgb_resampler"])
@@ -95,18 +102,18 @@ class TestSampling:
 
     def test_velocity_of_step_0(self, setting):
         case, model, got = setting
-        noise = torch.from_numpy(case.inputs["initial_noise"])
+        noise = torch.from_numpy(case.inputs["initial_noise"]).double()
         with torch.inference_mode():
             condition, modulations = FlowMatchingSampler(model, guidance_scale=2.5).prepare(got["tokens"])
             velocity = model.velocity(noise.expand(2, -1, -1, -1), next(modulations.steps()), condition)
-        case.check("velocity_step0_uncond_cond", velocity.flatten(0, 1), strict=True)
+        case.check("velocity_step0_uncond_cond", velocity.flatten(0, 1), **_BEHIND_TIME)
 
     @pytest.mark.parametrize(("scale", "output"), [(1.0, "traj_guidance1"), (2.5, "traj_guidance2p5")])
     def test_trajectories(self, setting, scale, output):
         case, model, got = setting
         noise = torch.from_numpy(case.inputs["initial_noise"])
         sampler = FlowMatchingSampler(model, guidance_scale=scale)
-        case.check(output, sampler.sample(got["tokens"], 32, noise=noise), strict=True)
+        case.check(output, sampler.sample(got["tokens"], 32, noise=noise), **_BEHIND_TIME)
 
     def test_trajectories_in_bfloat16(self, setting):
         case, model, _ = setting
