@@ -1,6 +1,7 @@
 """The small planner: what it is asked and told, and that it is trained as the node runs it."""
 
 import contextlib
+import copy
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from dual_nav_training.conversation import NO_LABEL
 from dual_nav_training.run_folder import RunError
@@ -38,6 +40,7 @@ from dual_nav_training.small.language import (
     with_unknown_words,
     word_tokens,
 )
+from dual_nav_training.small.muon import MuonTrainer, Together
 from dual_nav_training.small.network import small_config
 from dual_nav_training.small.objective import GROUND, SEE, STAGES
 from dual_nav_training.small.questions import Things, best, mirrored, questions
@@ -751,7 +754,7 @@ def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     whole = CheckpointFolder(run("whole", STEPS))
     with pytest.raises(RunError, match="steps was 3, is 4"):
         run("whole", {SEE: 4})
-    monkeypatch.setattr(train_s2.NavTrainer, "training_step", None)  # nothing is left to train
+    monkeypatch.setattr(train_s2.MuonTrainer, "training_step", None)  # nothing is left to train
     again = CheckpointFolder(run("whole", STEPS))
     tensors = whole.load(whole.keys())
     assert "model.latent_queries" in tensors
@@ -759,6 +762,112 @@ def test_training_goes_on_from_where_it_was(views, tmp_path, monkeypatch):
     assert record["samples"] == 2 * len(views["image"])
     for key, tensor in tensors.items():
         torch.testing.assert_close(again.load([key])[key], tensor, rtol=0, atol=0)
+
+
+def test_a_stage_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(views, tmp_path, monkeypatch):
+    (tmp_path / "views").mkdir()
+    np.savez(tmp_path / "views" / f"{SEED}.npz", **views)
+    monkeypatch.setattr(train_s2, "small_config", lambda: small_config(**TINY))
+    arguments = train_s2._arguments
+
+    def saving_every_second_step(*args, **kwargs):
+        made = arguments(*args, **kwargs)
+        made.save_steps = 2
+        return made
+
+    def run(output):
+        stages = [train_s2.Stage(GROUND, GROUND, 5, 2, 2)]
+        folder = CheckpointFolder(
+            train_s2.train(tmp_path / "views", tmp_path / output, stages, system1="nextdit_async", seed=1)
+        )
+        return folder.load(folder.keys())
+
+    monkeypatch.setattr(train_s2, "_arguments", saving_every_second_step)
+    whole = run("whole")
+    step, seen = train_s2.MuonTrainer.training_step, []
+
+    def interrupted(trainer, *args, **kwargs):
+        seen.append(trainer.state.global_step)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(train_s2.MuonTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("again")
+    again = run("again")
+    assert seen == [0, 1, 2, 3, 2, 3, 4]
+    for key, tensor in whole.items():
+        torch.testing.assert_close(again[key], tensor, rtol=0, atol=1e-3, msg=key)
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(made, tmp_path, planner):
+    task = made[0]
+    task.planner.requires_grad_(planner)
+    arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=4e-4, weight_decay=0.02, use_cpu=True)
+    try:
+        trainer = MuonTrainer(task, arguments, None, None, None, vision_learning_rate=2e-4)
+        optimizer = trainer.create_optimizer()
+    finally:
+        task.planner.requires_grad_(True)
+    kinds = {type(part).__name__: part for part in optimizer.parts}
+    assert set(kinds) == ({"Muon", "AdamW"} if planner else {"AdamW"})
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    owner, rates, decays = {}, {}, {}
+    for kind, part in kinds.items():
+        for group in part.param_groups:
+            for parameter in group["params"]:
+                name = names[id(parameter)]
+                assert name not in owner
+                owner[name], rates[name], decays[name] = kind, group["lr"], group["weight_decay"]
+    assert len(optimizer.param_groups) == sum(len(part.param_groups) for part in kinds.values())
+    if not planner:
+        assert owner.keys() == {name for name in names.values() if not name.startswith("planner.")}
+        return
+    assert owner.keys() == set(names.values())
+    layer = "planner.network.model.language_model.layers.0."
+    assert owner[layer + "mlp.down_proj.weight"] == owner[layer + "self_attn.q_proj.weight"] == "Muon"
+    assert owner["planner.network.model.visual.blocks.0.attn.qkv.weight"] == "Muon"
+    for name in ("planner.network.lm_head.weight", "planner.latent_queries", layer + "input_layernorm.weight"):
+        assert owner[name] == "AdamW"
+    assert owner["planner.network.model.visual.patch_embed.proj.weight"] == "AdamW"
+    assert {rates[name] for name in rates if ".visual." in name} == {2e-4}
+    assert {rates[name] for name in rates if ".visual." not in name} == {4e-4}
+    assert decays[layer + "self_attn.q_proj.bias"] == 0
+    assert decays[layer + "self_attn.q_proj.weight"] == 0.02
+
+
+def test_several_optimisers_as_one_follow_one_schedule_and_go_on_from_what_they_saved():
+    def begin():
+        torch.manual_seed(0)
+        net = torch.nn.Linear(3, 4)
+        parts = [torch.optim.Muon([net.weight], lr=0.1), torch.optim.AdamW([net.bias], lr=0.2)]
+        together = Together(parts)
+        return net, together, torch.optim.lr_scheduler.LambdaLR(together, lambda step: 1 / (1 + step))
+
+    def steps(net, together, schedule, count):
+        for _ in range(count):
+            together.zero_grad()
+            net(torch.ones(2, 3)).square().sum().backward()
+            together.step()
+            schedule.step()
+
+    whole = begin()
+    steps(*whole, 4)
+    assert [group["lr"] for part in whole[1].parts for group in part.param_groups] == pytest.approx([0.02, 0.04])
+    first, second = begin(), begin()
+    steps(*first, 2)
+    second[0].load_state_dict(first[0].state_dict())
+    second[1].load_state_dict(copy.deepcopy(first[1].state_dict()))
+    second[2].load_state_dict(first[2].state_dict())
+    steps(*second, 2)
+    for got, expected in zip(second[0].parameters(), whole[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="at least one"):
+        Together([])
+    with pytest.raises(ValueError, match="no closure"):
+        second[1].step(lambda: 0.0)
 
 
 def test_the_vision_tower_stays_as_it_is_while_the_planner_learns_to_read(views, tmp_path, monkeypatch):

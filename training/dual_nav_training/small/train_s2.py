@@ -34,9 +34,9 @@ from dual_nav_training.small.checkpoint import (
     write_small_checkpoint,
 )
 from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_tokenizer
+from dual_nav_training.small.muon import MuonTrainer
 from dual_nav_training.small.network import SmallPlanner, small_config
 from dual_nav_training.small.objective import GROUND, SEE, GroundingTask
-from dual_nav_training.trainer import NavTrainer
 from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
 from s1_controller_node.checkpoint import described, variant_of
 from s2_planner_node.prompt import PromptProtocol
@@ -111,7 +111,7 @@ def train(
             description["start"] = str(start)
         run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
         ask = Ask(stage.questions)
-        trainer = NavTrainer(
+        trainer = MuonTrainer(
             task,
             arguments,
             TrainingSet(data, ask, seed),
