@@ -798,7 +798,7 @@ def test_a_stage_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
     again = run("again")
     assert seen == [0, 1, 2, 3, 2, 3, 4]
     for key, tensor in whole.items():
-        torch.testing.assert_close(again[key], tensor, rtol=0, atol=1e-3, msg=key)
+        torch.testing.assert_close(again[key], tensor, rtol=0, atol=0, msg=key)
 
 
 @pytest.mark.parametrize("planner", [True, False])
