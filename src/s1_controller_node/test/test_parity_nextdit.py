@@ -2,9 +2,9 @@
 
 Stages before and up to the first layer keep the strict tolerances of the vectors (max_abs 2e-5, rel_l2 3e-6), which
 also see a wrong norm epsilon. Everything behind it carries what CPUs differ in: the rates of the time embedding are
-a float32 exp, and a time step multiplies its last digit by up to 1000. The models run in float64, so that this is
-all that is left. Measured: 3.8e-5 and 3.2e-6 (AVX-512), 5.9e-5 and 4.9e-6 (AVX2), 7.5e-5 and 1.1e-5 (rates rounded
-once from float64).
+a float32 exp, and a time step multiplies its last digit by up to 1000. The models run in float64, so that hardly
+anything else is left. Measured: 3.8e-5 and 3.2e-6 (AVX-512), 5.9e-5 and 4.9e-6 (AVX2), 7.5e-5 and 1.1e-5 (rates
+rounded once from float64).
 """
 
 from __future__ import annotations
