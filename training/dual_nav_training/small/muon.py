@@ -1,8 +1,7 @@
 """Muon for the matrices of the small planner's layers, AdamW for all else.
 
 A step of Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024) has the same length in
-every direction of a matrix. With the small planner 200 steps from the same start came to a loss on held-back views of
-4.06 instead of AdamW's 4.17, at 1.2 times the cost.
+every direction of a matrix. What it brings the small planner is in docs/small_model.md.
 """
 
 from __future__ import annotations
@@ -55,8 +54,12 @@ class Together(torch.optim.Optimizer):
 class MuonTrainer(NavTrainer):
     """NavTrainer whose optimiser is Muon for the layers' matrices and AdamW for the rest.
 
-    The learning rates are AdamW's: Muon's steps are scaled to the size that AdamW's have.
+    matrices_rate: learning rate of the matrices in parts of AdamW's; at 1 Muon's steps have the size of AdamW's.
     """
+
+    def __init__(self, *args: Any, matrices_rate: float = 1.0, **options: Any) -> None:
+        self._matrices_rate = matrices_rate
+        super().__init__(*args, **options)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None:
@@ -77,7 +80,9 @@ class MuonTrainer(NavTrainer):
         decay = self.args.weight_decay
         parts: list[torch.optim.Optimizer] = []
         if matrices:
-            groups = [{"params": params, "lr": rates[vision]} for vision, params in matrices.items()]
+            groups = [
+                {"params": params, "lr": self._matrices_rate * rates[vision]} for vision, params in matrices.items()
+            ]
             parts.append(torch.optim.Muon(groups, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
         if others:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)

@@ -58,6 +58,7 @@ class Stage:
     questions: int  # about each image
     learning_rate: float = 1.2e-3
     vision: float = 1.0  # share of the learning rate that the vision tower learns with; 0: it stays as it is
+    matrices: float = 4.0  # learning rate of Muon in parts of this one, which is AdamW's
     planner: bool = True  # whether the planner is trained, or the training's heads only
 
 
@@ -120,6 +121,7 @@ def train(
             eval_dataset=TrainingSet(held_back, ask, seed) if held_back else None,
             callbacks=[MetricsFile(run)],
             vision_learning_rate=stage.learning_rate * stage.vision,
+            matrices_rate=stage.matrices,
         )
         last = run.last_checkpoint()
         if last is not None and last.name == f"checkpoint-{stage.steps}":
@@ -175,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     images, questions = options.images, options.questions
-    again = Stage(AGAIN, GROUND, options.again_steps, images, questions, 4e-4, _VISION_SHARE[AGAIN])
+    again = Stage(AGAIN, GROUND, options.again_steps, images, questions, 4e-4, _VISION_SHARE[AGAIN], matrices=1.0)
     if options.go_on:
         stages = [Stage(HEADS, GROUND, _HEADS_STEPS, images, questions, planner=False), again]
     else:
