@@ -107,20 +107,22 @@ def make_node() -> ManagedNode:
                 name = self.resolve_topic_name(topic)
                 connection = self._writer.add_connection(name, kind, typestore=types, offered_qos_profiles=offered)
 
-                def write(data: bytes, connection: Any = connection) -> None:
-                    self._write(connection, data)
+                def write(data: bytes, connection: Any = connection, latched: bool = topic in LATCHED) -> None:
+                    self._write(connection, data, latched)
 
                 self.managed_raw_subscription(received, topic, write, profile(topic))
             self.managed_timer(FLUSH_PERIOD, self._flush)
             self.get_logger().info(f"recording to {folder.resolve()}")
 
-        def _write(self, connection: Any, data: bytes) -> None:
+        def _write(self, connection: Any, data: bytes, latched: bool) -> None:
             now_ns = self.now_ns()
             with self._lock:
                 if self._writer is None:
                     return
-                self._waiting.append((connection, data))
-                if now_ns == 0:  # simulated time that nobody has told yet
+                told = now_ns > 0  # else simulated time that nobody has told yet
+                if told or latched:  # only what is sent once waits for it: images would fill the memory
+                    self._waiting.append((connection, data))
+                if not told:
                     return
                 for waiting in self._waiting:
                     self._writer.write(waiting[0], now_ns, waiting[1])

@@ -176,7 +176,7 @@ def assert_pipeline_worked(scenario: Scenario) -> None:
         assert len(message.traj_latents) == np.prod(message.traj_latents_shape)
         assert np.isfinite(np.array(message.traj_latents)).all()
         assert (message.pixel_goal_column, message.pixel_goal_row) == (160, 200)
-        assert message.look_down
+        assert not message.look_down  # ↓ was answered, and there is no such camera: the level image was shown again
 
     assert seen.paths, "no path"
     assert {path.stamp for path in seen.paths} <= set(sent), "a path's stamp is not that of a camera frame"

@@ -126,5 +126,8 @@ def test_the_nodes_know_the_simulated_robot():
 
 
 def test_a_run_is_recorded_when_asked_for():
-    labels = [process.label for process in load(FILES[0], {"model": "m", "record": "true"})]
-    assert "recorder" in labels
+    processes = {process.label: process for process in load(FILES[0], {"model": "m", "record": "true"})}
+    assert "recorder" in processes
+    # it has to know whether cmd_vel is stamped and depth compressed
+    files = [words_after(processes[name].command, "--params-file") for name in ("s1_controller", "recorder")]
+    assert files[0] == files[1]

@@ -30,7 +30,7 @@ from dual_nav_training.trajectory_labels import camera_mount, relative_path
 from dual_nav_util.images import ImageError, depth_from_image, rgb_from_compressed, rgb_from_image
 from dual_nav_util.recording import SECOND, Message, Recording, RecordingError, choose_topics, read_stamp
 from s1_controller_node.geometry import wrap_angle
-from s1_controller_node.path import STEP_SIZE, TURN_ANGLE
+from s1_controller_node.plan_intake import FORWARD_DISTANCE, TURN_ANGLE
 
 MAX_GOAL_DISTANCE, MIN_GOAL_DISTANCE = 4.0, 0.3  # metres along the way, and from the robot
 GOAL_MARGIN = 6  # pixels that a pixel goal keeps from the edge of its image
@@ -99,7 +99,7 @@ def choose_steps(
         pose = np.asarray([np.interp(stamp, stamps, poses[:, axis]) for axis in range(3)])
         if last is not None:
             moved, turned = math.dist(pose[:2], last[:2]), abs(pose[2] - last[2])
-            if moved < STEP_SIZE and turned < TURN_ANGLE:
+            if moved < FORWARD_DISTANCE and turned < TURN_ANGLE:
                 continue
         last = pose
         yield Step(stamp, pose, rgb, depth)
@@ -108,7 +108,7 @@ def choose_steps(
 def action_between(before: np.ndarray, after: np.ndarray) -> int:
     """The discrete action that took the robot from one pose to the next."""
     turned = wrap_angle(after[2] - before[2])
-    if abs(turned) / TURN_ANGLE > math.dist(before[:2], after[:2]) / STEP_SIZE:
+    if abs(turned) / TURN_ANGLE > math.dist(before[:2], after[:2]) / FORWARD_DISTANCE:
         return TURN_LEFT if turned > 0 else TURN_RIGHT
     return FORWARD
 
@@ -118,7 +118,7 @@ def until_backwards(steps: Sequence[Step]) -> list[Step]:
     for index, (before, after) in enumerate(pairwise(steps)):
         heading = before.pose[2]
         dx, dy = after.pose[:2] - before.pose[:2]
-        if dx * math.cos(heading) + dy * math.sin(heading) < -STEP_SIZE / 2:
+        if dx * math.cos(heading) + dy * math.sin(heading) < -FORWARD_DISTANCE / 2:
             return list(steps[: index + 1])
     return list(steps)
 

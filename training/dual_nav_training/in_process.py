@@ -195,9 +195,10 @@ class RealController:
         self._by_obstacles = parameters.selection in BY_OBSTACLES
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
         self._preparation = FramePreparation(policy, tolerance_ns, with_depth=self._by_obstacles)
-        self._path_maker = PathMaker(policy, parameters.selection, parameters.robot_radius, parameters.seed)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())
+        radius = self._motion.gate.footprint.radius
+        self._path_maker = PathMaker(policy, parameters.selection, radius, parameters.seed)
         goals = GoalKinds(latents=policy.needs_latents, pixel_goal=not policy.needs_latents)
         self._controller = S1Controller(goals, self._ring, self._motion)
         self._now_ns = EPOCH_NS

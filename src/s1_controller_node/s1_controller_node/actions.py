@@ -15,13 +15,11 @@ import numpy as np
 from .bounds import check_bounds
 from .geometry import STANDSTILL, Twist2D, relative, wrap_angle
 from .limits import DriveLimits
-from .plan_intake import Action
+from .plan_intake import FORWARD_DISTANCE, TURN_ANGLE, Action
 from .tracking import turn_rate
 
 TURNS = (Action.TURN_LEFT, Action.TURN_RIGHT)
 MOTIONS = (Action.FORWARD, *TURNS)
-FORWARD_DISTANCE = 0.25  # [m]
-TURN_ANGLE = math.radians(15.0)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Limits of the drive: velocity, acceleration and jerk of the commands sent to the base.
 
-The limiter follows a target command as fast as the limits allow and never jumps. Stopping is different: standstill
-may always be approached with the emergency deceleration, without a jerk limit, because a limit that protects
-comfort must not lengthen a braking distance.
+The limiter follows a target command as fast as the limits allow and never jumps. What stops the robot for safety
+(`safety.py`, a failure) does not ask it: its command is zero at once and the base brakes as hard as it can, because a
+limit that protects comfort must not lengthen a braking distance. The limiter is told (`sent`, `reset`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ class DriveLimits:
     omega_max: float = 0.8  # yaw rate [rad/s]
     acceleration: float = 0.5  # speeding up [m/s²]
     deceleration: float = 0.8  # slowing down [m/s²]
-    emergency_deceleration: float = 1.5  # stopping for safety [m/s²]; what the base achieves, not a wish
     jerk: float = 3.0  # [m/s³]
     angular_acceleration: float = 2.0  # [rad/s²], speeding up and slowing down
-    emergency_angular_deceleration: float = 4.0  # [rad/s²]
     angular_jerk: float = 20.0  # [rad/s³]
 
     def __post_init__(self) -> None:
@@ -35,22 +33,10 @@ class DriveLimits:
             omega_max=(0.05, 5.0),
             acceleration=(0.05, 10.0),
             deceleration=(0.05, 10.0),
-            emergency_deceleration=(0.05, 20.0),
             jerk=(0.1, 200.0),
             angular_acceleration=(0.05, 50.0),
-            emergency_angular_deceleration=(0.05, 100.0),
             angular_jerk=(0.1, 1000.0),
         )
-        if self.emergency_deceleration < self.deceleration:
-            raise ValueError(
-                f"DriveLimits.emergency_deceleration: expected at least deceleration ({self.deceleration}), "
-                f"got {self.emergency_deceleration}"
-            )
-        if self.emergency_angular_deceleration < self.angular_acceleration:
-            raise ValueError(
-                f"DriveLimits.emergency_angular_deceleration: expected at least angular_acceleration "
-                f"({self.angular_acceleration}), got {self.emergency_angular_deceleration}"
-            )
 
 
 @dataclass
@@ -59,7 +45,6 @@ class _Axis:
 
     speed_up: float
     slow_down: float
-    emergency: float
     jerk: float
     value: float = 0.0
     rate: float = 0.0  # acceleration reached at the last step
@@ -80,36 +65,26 @@ class _Axis:
         else:
             self.value, self.rate = self.value + rate * dt, rate
 
-    def stop(self, dt: float) -> None:
-        self.value = math.copysign(max(0.0, abs(self.value) - self.emergency * dt), self.value)
-        self.rate = 0.0
-
 
 class CommandLimiter:
     """Follows target commands within :class:`DriveLimits`; remembers the command that was sent last."""
 
     def __init__(self, limits: DriveLimits) -> None:
         self.limits = limits
-        self._v = _Axis(limits.acceleration, limits.deceleration, limits.emergency_deceleration, limits.jerk)
-        self._omega = _Axis(
-            limits.angular_acceleration,
-            limits.angular_acceleration,
-            limits.emergency_angular_deceleration,
-            limits.angular_jerk,
-        )
+        self._v = _Axis(limits.acceleration, limits.deceleration, limits.jerk)
+        self._omega = _Axis(limits.angular_acceleration, limits.angular_acceleration, limits.angular_jerk)
 
     @property
     def last(self) -> Twist2D:
         """The command the next one continues from."""
         return Twist2D(self._v.value, self._omega.value)
 
-    def limit(self, target: Twist2D, dt: float, *, emergency: bool = False) -> Twist2D:
+    def limit(self, target: Twist2D, dt: float) -> Twist2D:
         """The next command on the way to ``target``.
 
         Args:
             target: wanted command; clamped to [0, v_max] and ±omega_max.
             dt: time since the previous call [s]; at most 0.2 s of change is granted, so a late call never jumps.
-            emergency: brake to standstill as hard as allowed, whatever the target is.
 
         Raises:
             ValueError: NaN or infinite target, or dt not positive. The state is left as it was.
@@ -119,12 +94,8 @@ class CommandLimiter:
         if not (math.isfinite(dt) and dt > 0.0):
             raise ValueError(f"dt: expected a positive time in seconds, got {dt}")
         dt = min(dt, 0.2)
-        if emergency:
-            self._v.stop(dt)
-            self._omega.stop(dt)
-        else:
-            self._v.follow(min(max(target.v, 0.0), self.limits.v_max), dt)
-            self._omega.follow(min(max(target.omega, -self.limits.omega_max), self.limits.omega_max), dt)
+        self._v.follow(min(max(target.v, 0.0), self.limits.v_max), dt)
+        self._omega.follow(min(max(target.omega, -self.limits.omega_max), self.limits.omega_max), dt)
         return self.last
 
     def sent(self, command: Twist2D) -> None:

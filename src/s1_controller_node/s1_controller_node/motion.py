@@ -23,7 +23,7 @@ from dual_nav_util.controller_state import State
 from dual_nav_util.stamps import seconds_between
 
 from . import modes
-from .actions import FORWARD_DISTANCE, TURN_ANGLE, ActionConfig, ActionMotion
+from .actions import ActionConfig, ActionMotion
 from .bounds import check_bounds
 from .delay import compensate_delay
 from .geometry import STANDSTILL, Twist2D, drive, wrap_angle
@@ -31,7 +31,7 @@ from .limits import CommandLimiter, DriveLimits
 from .modes import Ask, Memory, ModeConfig
 from .obstacles import CameraMount, Intrinsics, ObstacleConfig, ObstacleDetector, ObstacleMemory
 from .odometry import OdometryBuffer, OdometryGap, OdometrySample
-from .plan_intake import AcceptedPlan
+from .plan_intake import FORWARD_DISTANCE, TURN_ANGLE, AcceptedPlan
 from .reference import ReferencePath
 from .safety import Reason, SafetyConfig, SafetyGate, Surroundings
 from .stop_rules import Ages
@@ -53,7 +53,9 @@ class MotionConfig:
     camera: CameraMount = field(default_factory=CameraMount)
     odometry_samples: int = 1000  # kept; at the base's rate they must span one inference
     odometry_gap: float = 0.25  # longest time without odometry over which a pose is still interpolated [s]
-    odometry_jump: float = 0.5  # a larger step between two samples is no motion: the frame was moved [m]
+    # A larger step between two samples is no motion: the frame was moved, [m], or turned, [rad].
+    odometry_jump: float = 0.5
+    odometry_turn_jump: float = 1.0
     manual_timeout: float = 0.5  # a manual command counts this long [s]
     # A recording is played: its robot moves as it did then, whatever is commanded. Odometry is not compared with the
     # commands, and the robot counts as standing when it is told to.
@@ -65,6 +67,7 @@ class MotionConfig:
             odometry_samples=(10, 100_000),
             odometry_gap=(0.02, 5.0),
             odometry_jump=(0.05, 10.0),
+            odometry_turn_jump=(0.1, math.pi),
             manual_timeout=(0.05, 5.0),
         )
         for name, value, limit_name, limit in (
@@ -161,12 +164,16 @@ class MotionLayer:
         with self._lock:
             before = self.odometry.newest()
             self.odometry.add(sample)
-            if before is not None and math.dist(before.pose[:2], sample.pose[:2]) > self.config.odometry_jump:
+            if before is not None and self._jumped(before.pose, sample.pose):
                 # The odometry frame was moved under the robot: what is expressed in it is no longer where it was.
                 self.odometry.clear()
                 self.odometry.add(sample)
                 self._obstacles.clear()
                 self._enter(modes.interrupted(self._memory))
+
+    def _jumped(self, before: np.ndarray, after: np.ndarray) -> bool:
+        moved, turned = math.dist(before[:2], after[:2]), abs(wrap_angle(after[2] - before[2]))
+        return moved > self.config.odometry_jump or turned > self.config.odometry_turn_jump
 
     def on_frame(self, stamp_ns: int) -> None:
         """A camera frame arrived (for the time-out and the state; the layer does not look at it)."""

@@ -162,6 +162,7 @@ class NavDpPolicy(TrajectoryPolicy):
 
     needs_depth = True
     needs_latents = True
+    scores_samples = True
 
     def __init__(self, model: NavDp, config: PolicyConfig) -> None:
         self.config, self.model = config, model
@@ -226,6 +227,7 @@ class NavDpStandalonePolicy(TrajectoryPolicy):
 
     needs_depth = True
     needs_latents = False
+    scores_samples = True
 
     def __init__(self, model: NavDpStandalone, config: PolicyConfig) -> None:
         self.config, self.model = config, model

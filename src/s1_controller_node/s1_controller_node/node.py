@@ -33,6 +33,7 @@ from dual_nav_util import images, qos
 from dual_nav_util.controller_state import State
 from dual_nav_util.diagnostics import EventRate, LatencyWindow
 from dual_nav_util.managed_node import NEW_TIME_NS, NO_TIME, ManagedNode, wait_until_received
+from dual_nav_util.params import ParameterError
 from dual_nav_util.stamps import NANOSECONDS, from_seconds, seconds_between, to_nanoseconds, to_stamp
 from dual_nav_util.worker import Worker
 from nav_msgs_ext.msg import ControllerState, DiscreteActions, S2Plan
@@ -83,13 +84,19 @@ class S1Controller(ManagedNode):
         started = time.monotonic()
         self._policy = load_policy(parameters.model, parameters.policy_config())
         self.get_logger().info(f"model {parameters.model} loaded in {time.monotonic() - started:.1f} s")
+        if parameters.selection == "critic" and not self._policy.scores_samples:
+            raise ParameterError(
+                "parameter 'selection' is 'critic', but the model has no critic: take mean, random, clearance or "
+                "mean_if_clear, or a NavDP checkpoint"
+            )
         self._by_obstacles = parameters.selection in BY_OBSTACLES
         tolerance_ns = from_seconds(parameters.pairing_tolerance)
         self._preparation = FramePreparation(self._policy, tolerance_ns, with_depth=self._by_obstacles)
         seed = parameters.seed if parameters.seed >= 0 else None
-        self._path_maker = PathMaker(self._policy, parameters.selection, parameters.robot_radius, seed)
         self._ring = FrameRing(parameters.frame_memory)
         self._motion = MotionLayer(parameters.motion_config())
+        # A path is chosen for the circle around the robot, the gate looks at its outline.
+        self._path_maker = PathMaker(self._policy, parameters.selection, self._motion.gate.footprint.radius, seed)
         self._mount = self._mount_choice(parameters)
         goals = GoalKinds(latents=self._policy.needs_latents, pixel_goal=not self._policy.needs_latents)
         self._controller = Controller(goals, self._ring, self._motion)

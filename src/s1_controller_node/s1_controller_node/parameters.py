@@ -13,7 +13,7 @@ from .modes import ACTIONS, PARTIAL_ASYNC, SYNC, TRACKING, ModeConfig
 from .motion import MotionConfig
 from .obstacles import CameraMount, ObstacleConfig
 from .policy import PRECISIONS, SAMPLERS, PolicyConfig
-from .safety import SafetyConfig
+from .safety import Footprint, SafetyConfig
 from .selection import METHODS
 from .tracking import TrackerConfig
 
@@ -233,12 +233,8 @@ class Parameters:
                 omega_max=self.max_angular_speed,
                 acceleration=self.acceleration,
                 deceleration=self.deceleration,
-                emergency_deceleration=max(self.deceleration, DriveLimits.emergency_deceleration),
                 jerk=self.jerk,
                 angular_acceleration=self.angular_acceleration,
-                emergency_angular_deceleration=max(
-                    self.angular_acceleration, DriveLimits.emergency_angular_deceleration
-                ),
                 angular_jerk=self.angular_jerk,
             ),
             tracker=TrackerConfig(
@@ -307,4 +303,8 @@ class Parameters:
             raise ParameterError(
                 f"parameter 'robot_outline' is {self.robot_outline!r}: must be corners 'x,y x,y x,y …' in metres"
             )
+        try:
+            Footprint(polygon=corners)
+        except ValueError as error:
+            raise ParameterError(f"parameter 'robot_outline' is {self.robot_outline!r}: {error}") from None
         return corners  # type: ignore[return-value]

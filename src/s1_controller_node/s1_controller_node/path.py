@@ -14,13 +14,11 @@ from itertools import islice
 import numpy as np
 
 from .checks import check_array, check_number
-from .plan_intake import Action
+from .plan_intake import FORWARD_DISTANCE, TURN_ANGLE, Action
 
 DUAL_SCALE = (4.0, 4.0, 1.0)  # a model of the dual system gives metres times 4, yaw as it is
 STANDALONE_SCALE = (4.0, 4.0, 4.0)  # the standalone NavDP scales all three channels
 
-STEP_SIZE = 0.25  # metres of Action.FORWARD
-TURN_ANGLE = math.radians(15.0)  # of Action.TURN_LEFT and TURN_RIGHT
 LOOK_AHEAD = 4  # path points ahead of the nearest one that a heading aims at
 GOAL_TOLERANCE = 0.2  # metres; nearer to the path's end nothing is left to do
 ACTIONS_USED = 4  # of a conversion, the rest is decided anew from a newer image
@@ -90,7 +88,7 @@ def _actions_along(points: Sequence[Sequence[float]]) -> Iterator[Action]:
         turns = round(_wrapped(bearing - heading) / TURN_ANGLE)
         yield from [Action.TURN_LEFT if turns > 0 else Action.TURN_RIGHT] * abs(turns)
         heading = _wrapped(heading + turns * TURN_ANGLE)
-        ahead = (position[0] + STEP_SIZE * math.cos(heading), position[1] + STEP_SIZE * math.sin(heading))
+        ahead = (position[0] + FORWARD_DISTANCE * math.cos(heading), position[1] + FORWARD_DISTANCE * math.sin(heading))
         if math.dist(ahead, goal) > distance:
             return
         yield Action.FORWARD

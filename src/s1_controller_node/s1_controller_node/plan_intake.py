@@ -6,6 +6,7 @@ Plain Python: works on any object with the fields of nav_msgs_ext/S2Plan. The co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -28,13 +29,17 @@ class Kind(IntEnum):
 
 
 class Action(IntEnum):
-    """Discrete actions; sizes of the steps in FORWARD_DISTANCE and TURN_ANGLE of `actions.py`."""
+    """Discrete actions; of FORWARD_DISTANCE or TURN_ANGLE."""
 
     STOP = 0
     FORWARD = 1
     TURN_LEFT = 2
     TURN_RIGHT = 3
     LOOK_DOWN = 5
+
+
+FORWARD_DISTANCE = 0.25  # m
+TURN_ANGLE = math.radians(15.0)
 
 
 class PlanRefused(ValueError):

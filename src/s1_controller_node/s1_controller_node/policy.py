@@ -155,11 +155,13 @@ class TrajectoryPolicy(ABC):
     Attributes:
         needs_depth: frames must carry depth.
         needs_latents: goals must carry ``traj_latents``.
+        scores_samples: whether :meth:`sample` gives scores, a critic's.
         memory_frames: how many of the newest frames :meth:`sample` looks at.
     """
 
     needs_depth: bool
     needs_latents: bool
+    scores_samples: bool = False
     memory_frames: int = 1
 
     def prepare(self, stamp_ns: int, rgb: np.ndarray, depth: np.ndarray | None = None) -> Frame:

@@ -13,7 +13,7 @@ DT = 0.05
 LIMITS = DriveLimits()
 
 targets = st.tuples(st.floats(-2.0, 2.0), st.floats(-4.0, 4.0))
-steps = st.lists(st.tuples(targets, st.floats(0.005, 0.15), st.booleans()), min_size=1, max_size=40)
+steps = st.lists(st.tuples(targets, st.floats(0.005, 0.15)), min_size=1, max_size=40)
 
 
 @settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,20 +21,18 @@ steps = st.lists(st.tuples(targets, st.floats(0.005, 0.15), st.booleans()), min_
 def test_no_command_ever_exceeds_a_velocity_acceleration_or_jerk_limit(sequence):
     limiter = CommandLimiter(LIMITS)
     before, rate = STANDSTILL, Twist2D(0.0, 0.0)
-    for (v, omega), dt, emergency in sequence:
-        after = limiter.limit(Twist2D(v, omega), dt, emergency=emergency)
+    for (v, omega), dt in sequence:
+        after = limiter.limit(Twist2D(v, omega), dt)
         assert 0.0 <= after.v <= LIMITS.v_max
         assert abs(after.omega) <= LIMITS.omega_max
         dv, domega = after.v - before.v, after.omega - before.omega
-        slowing = LIMITS.emergency_deceleration if emergency else LIMITS.deceleration
-        assert -slowing * dt - 1e-9 <= dv <= LIMITS.acceleration * dt + 1e-9
-        turning = LIMITS.emergency_angular_deceleration if emergency else LIMITS.angular_acceleration
-        assert abs(domega) <= turning * dt + 1e-9
-        if not emergency:  # the build-up of an acceleration is bounded by jerk
-            assert dv / dt - max(rate.v, 0.0) <= LIMITS.jerk * dt + 1e-6
-            rise = abs(domega / dt) - (abs(rate.omega) if rate.omega * domega > 0.0 else 0.0)
-            assert rise <= LIMITS.angular_jerk * dt + 1e-6
-        before, rate = after, Twist2D(dv / dt, domega / dt) if not emergency else Twist2D(0.0, 0.0)
+        assert -LIMITS.deceleration * dt - 1e-9 <= dv <= LIMITS.acceleration * dt + 1e-9
+        assert abs(domega) <= LIMITS.angular_acceleration * dt + 1e-9
+        # the build-up of an acceleration is bounded by jerk
+        assert dv / dt - max(rate.v, 0.0) <= LIMITS.jerk * dt + 1e-6
+        rise = abs(domega / dt) - (abs(rate.omega) if rate.omega * domega > 0.0 else 0.0)
+        assert rise <= LIMITS.angular_jerk * dt + 1e-6
+        before, rate = after, Twist2D(dv / dt, domega / dt)
 
 
 def test_a_target_is_reached_without_overshoot_and_held():
@@ -46,16 +44,6 @@ def test_a_target_is_reached_without_overshoot_and_held():
     # 0.4 m/s at 0.5 m/s² takes 0.8 s, and jerk adds acceleration / jerk = 0.17 s
     reached = next(i for i, c in enumerate(commands) if c.v == pytest.approx(0.4)) * DT
     assert 0.8 <= reached <= 1.25
-
-
-def test_an_emergency_stop_takes_no_longer_than_the_emergency_deceleration_needs():
-    limiter = CommandLimiter(LIMITS)
-    for _ in range(60):
-        limiter.limit(Twist2D(0.5, 0.8), DT)
-    periods = math.ceil(0.5 / LIMITS.emergency_deceleration / DT)
-    for _ in range(periods):
-        stopped = limiter.limit(Twist2D(0.5, 0.8), DT, emergency=True)
-    assert stopped == STANDSTILL
 
 
 def test_slowing_down_begins_in_the_first_period_even_while_speeding_up():
@@ -105,8 +93,3 @@ def test_a_period_that_is_not_positive_is_refused(dt):
 def test_a_bad_limit_is_refused_with_its_name(field, value):
     with pytest.raises(ValueError, match=f"DriveLimits.{field}"):
         DriveLimits(**{field: value})
-
-
-def test_an_emergency_deceleration_weaker_than_the_ordinary_one_is_refused():
-    with pytest.raises(ValueError, match=r"DriveLimits.emergency_deceleration: expected at least deceleration"):
-        DriveLimits(emergency_deceleration=0.5)

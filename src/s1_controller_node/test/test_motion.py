@@ -194,6 +194,15 @@ def test_a_jump_of_odometry_drops_the_path(moving):
     assert moving.commands[-1].v == 0.0
 
 
+def test_a_turn_of_the_odometry_frame_drops_the_path(moving):
+    moving.odometer.pose = moving.odometer.pose + np.array([0.0, 0.0, 1.6])
+    moving.off.add("s1")
+    moving.run(0.2)
+    assert moving.layer.view(moving.now_ns).path is None
+    moving.run(1.5)
+    assert (moving.commands[-1].v, moving.commands[-1].omega) == (0.0, 0.0)
+
+
 def test_odometry_that_stands_while_the_robot_drives_is_a_latched_fault(moving):
     frozen = moving.layer.odometry.newest()
     moving.off.update({"odometry"})

@@ -776,12 +776,25 @@ def failed_configuration(graph: Graph, **parameters) -> str:
         ({"mode": "fast"}, "parameter 'mode' is 'fast': must be one of 'sync', 'partial_async'"),
         ({"model": "x", "device": "abacus"}, "parameter 'device' is not usable"),
         ({"model": "x", "robot_outline": "0,0 1"}, "parameter 'robot_outline' is '0,0 1': must be corners"),
+        ({"model": "x", "robot_outline": "1,0 2,0 2,1"}, "parameter 'robot_outline' is '1,0 2,0 2,1': footprint"),
         ({"model": "x", "robot_height": 0.1, "floor_clearance": 0.3}, "the parameters of the robot do not fit"),
         ({"model": "x", "sensor_timeout": 0.05}, "parameter 'sensor_timeout' is 0.05: must be at least two control"),
     ],
 )
 def test_an_invalid_parameter_fails_configuration_by_name_value_and_what_is_allowed(graph, parameters, message):
     assert message in failed_configuration(graph, **parameters)
+
+
+def test_selection_by_a_critic_that_the_model_does_not_have_fails_configuration(graph, nextdit):
+    message = failed_configuration(graph, model=str(nextdit), selection="critic")
+    assert "parameter 'selection' is 'critic', but the model has no critic: take mean" in message
+
+
+def test_a_path_is_chosen_for_the_whole_outline_of_the_robot(graph, nextdit):
+    outline = "0.4,0.3 0.4,-0.3 -0.4,-0.3 -0.4,0.3"
+    node = graph.make(S1Controller, model=str(nextdit), robot_radius=0.1, robot_outline=outline)
+    assert node.trigger_configure() == SUCCESS
+    assert node._path_maker._robot_radius == pytest.approx(0.5)
 
 
 def test_a_missing_shard_fails_configuration_by_its_name(graph, nextdit, tmp_path):

@@ -120,6 +120,7 @@ class S2Planner(ManagedNode):
             self._worker = None
         if self._navigate is not None:
             self._navigate.destroy()
+            self._navigate = None
         if ended:
             self._planner = None
         return ended
@@ -172,6 +173,8 @@ class S2Planner(ManagedNode):
             max(to_nanoseconds(message.frames_from), to_nanoseconds(message.header.stamp)),
             self.now_ns(),
         )
+        if message.state == ControllerState.ARRIVED:
+            self._trigger.arrived(message.episode_id)
         if self._newest_frame is not None and self._is_due(to_nanoseconds(self._newest_frame.header.stamp)):
             self._worker.put("frame", self._newest_frame)  # what S1 asks for may have been seen already
         self._navigate.controller_reported(message)
@@ -246,7 +249,9 @@ class S2Planner(ManagedNode):
             raise
         elapsed = time.perf_counter() - started
         with self._publishing:
-            number = self._trigger.number_plan(episode, self.now_ns(), stops=STOP in plan.actions)
+            # STOP behind motions (↑↑STOP) ends the episode when S1 has come to it, not now: until then the robot moves.
+            stops = plan.actions[:1] == (STOP,)
+            number = self._trigger.number_plan(episode, self.now_ns(), stops)
             if number is None:
                 return
             sent = self._plan_message(message.header, episode, number, plan, elapsed)
@@ -258,7 +263,7 @@ class S2Planner(ManagedNode):
         self._planning_time.add(elapsed)
         self._latency.add(seconds_between(stamp_ns, self.now_ns()))
         if self._debug_publisher.get_subscription_count():
-            shown = look_down() if plan.look_down and look_down is not None else rgb
+            shown = look_down() if plan.look_down else rgb
             picture = draw_plan(shown, plan)
             self._debug_publisher.publish(images.image_from_array(picture, "rgb8", message.header))
 

@@ -68,7 +68,7 @@ class Plan:
     actions: tuple[int, ...]  # STOP 0, forward 1, left 2, right 3, look down 5; empty for a pixel goal
     pixel_goal: tuple[int, int] | None  # (column, row) [px] in the image of image_size
     image_size: tuple[int, int]  # (width, height) [px] of the image the answer refers to
-    look_down: bool  # the answer refers to the look-down image
+    look_down: bool  # that image is the look-down camera's
     traj_latents: np.ndarray | None  # float32 (1, n_query, hidden), with kind traj_latents
     answer: str  # the model's text
     timings: dict[str, float] = field(default_factory=dict)  # [s] prepare, vision, prefill, decode, latents, total
@@ -164,7 +164,8 @@ class Planner:
         if told.pixel_goal is not None and self.has_latents:
             latents = self._latents(sequence, features)
         timings = self._timings(time.perf_counter() - started)
-        return Plan(_kind(told, latents), told.actions, told.pixel_goal, size, looked_down, latents, text, timings)
+        tilted = looked_down and look_down is not None  # else ↓ was answered with the level image
+        return Plan(_kind(told, latents), told.actions, told.pixel_goal, size, tilted, latents, text, timings)
 
     def pixel_answer(self, pixel_goal: tuple[float, float], image_size: tuple[int, int]) -> str:
         """What the model says for a pixel (column, row) of a frame of (width, height), which it sees resized."""

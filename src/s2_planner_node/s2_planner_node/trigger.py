@@ -100,7 +100,7 @@ class PlanTrigger:
         """Number of a plan that is sent now, or None if its episode is over and it must be discarded.
 
         Args:
-            stops: STOP is among its actions, so nothing more is planned in this episode.
+            stops: it begins with STOP, so nothing more is planned in this episode.
         """
         with self._lock:
             if episode is not self._episode:
@@ -112,6 +112,12 @@ class PlanTrigger:
             self._refused = False
             self._finished = stops
             return number
+
+    def arrived(self, episode_id: int) -> None:
+        """S1 has come to a STOP and stands: nothing more is planned in this episode."""
+        with self._lock:
+            if self._episode is not None and self._episode.episode_id == episode_id:
+                self._finished = True
 
     def controller_reported(
         self, episode_id: int, plan_number: int, asks: bool, frames_from_ns: int, now_ns: int

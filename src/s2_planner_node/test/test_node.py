@@ -23,6 +23,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
@@ -53,6 +54,12 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def stopping_model(tmp_path_factory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("stop") / "model", "STOP")
+
+
+@pytest.fixture(scope="session")
+def arriving_model(tmp_path_factory) -> Path:
+    """Goes the last steps and stops."""
+    return make_checkpoint(tmp_path_factory.mktemp("arrive") / "model", "↑↑STOP")
 
 
 class World:
@@ -152,7 +159,7 @@ def test_an_instruction_and_frames_become_plans_with_the_stamps_of_their_frames(
     first = world.plans[0]
     assert first.kind == S2Plan.KIND_TRAJ_LATENTS
     assert (first.pixel_goal_column, first.pixel_goal_row, first.answer) == (100, 80, "100 80")
-    assert (first.image_width, first.image_height, first.look_down) == (WIDTH, HEIGHT, True)
+    assert (first.image_width, first.image_height, first.look_down) == (WIDTH, HEIGHT, False)
     assert list(first.traj_latents_shape) == [1, 4, 64]
     assert np.isfinite(first.traj_latents).all()
     assert first.inference_time > 0.0
@@ -175,7 +182,9 @@ def test_the_look_down_image_of_the_second_camera_is_used_when_there_is_one(grap
 
     def plan_on_it():
         world.look_down_frame((90, 112))
-        return [plan for plan in world.plans if (plan.image_width, plan.image_height) == (112, 90)]
+        return [
+            plan for plan in world.plans if (plan.image_width, plan.image_height, plan.look_down) == (112, 90, True)
+        ]
 
     world.run_until(plan_on_it, "a plan on the look-down image")
 
@@ -261,18 +270,44 @@ def test_the_debug_image_is_made_only_while_somebody_listens(world, monkeypatch)
     assert to_nanoseconds(pictures[0].header.stamp) in world.stamps
 
 
-def test_reset_stops_the_robot_and_waits_for_an_instruction(world):
-    world.instruct("Go to the door.")
-    world.run_until(lambda: world.plans, "plans")
+def call_reset(world: World) -> None:
     client = world.graph.tester.create_client(Trigger, "s2_planner/reset")
     assert client.wait_for_service(30.0)
     future = client.call_async(Trigger.Request())
     world.graph.wait_for(future.done, "the answer of reset")
     assert future.result().success
+
+
+def test_reset_stops_the_robot_and_waits_for_an_instruction(world):
+    world.instruct("Go to the door.")
+    world.run_until(lambda: world.plans, "plans")
+    call_reset(world)
     world.graph.wait_for(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
     known = len(world.plans)
     world.run(0.5)
     assert len(world.plans) == known
+
+
+def test_reset_stops_a_robot_that_drives_the_steps_before_a_stop(graph, arriving_model):
+    world = World(graph, arriving_model, asks=False)
+    world.instruct("Go on.")
+    world.run_until(lambda: world.plans, "the steps and the stop")
+    assert list(world.plans[0].actions) == [S2Plan.ACTION_FORWARD] * 2 + [S2Plan.ACTION_STOP]
+    call_reset(world)
+    world.graph.wait_for(lambda: list(world.plans[-1].actions) == [S2Plan.ACTION_STOP], "the order to stop")
+
+
+def test_steps_before_a_stop_that_were_interrupted_are_decided_anew_and_driven_ones_are_not(graph, arriving_model):
+    world = World(graph, arriving_model, asks=False)
+    world.instruct("Go on.")
+    world.run_until(lambda: world.plans, "the steps and the stop")
+    followed = {"episode_id": world.plans[0].episode_id, "plan_number": 0}
+    world.report_state(**followed, state=ControllerState.IDLE, ask=ControllerState.ASK_INTERRUPTED)
+    world.run_until(lambda: len(world.plans) == 2, "another plan")
+    followed["plan_number"] = 1
+    world.report_state(**followed, state=ControllerState.ARRIVED)
+    world.run(1.5)  # longer than a plan may stay unanswered
+    assert len(world.plans) == 2
 
 
 def test_deactivation_stops_the_robot(world):
@@ -523,6 +558,20 @@ def test_missing_latent_queries_fail_configuration_by_their_name(graph, model, t
     del index["weight_map"]["model.latent_queries"]
     index_path.write_text(json.dumps(index))
     assert "model.latent_queries is missing" in failed_configuration(graph, model=str(folder))
+
+
+def test_after_a_cleanup_a_bad_parameter_is_a_clear_error_and_a_good_one_starts_the_node(world, model):
+    node = world.node
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    node.set_parameters([Parameter("model", value="/nowhere/at/all")])
+    assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+    node.set_parameters([Parameter("model", value=str(model))])
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    assert node.trigger_shutdown() == SUCCESS
 
 
 # ------------------------------------------------------------------------------------------------------ the process

@@ -87,6 +87,25 @@ def test_stop_ends_the_episode_until_the_next_instruction():
     assert made.due(NOW)
 
 
+def test_a_stop_behind_motions_ends_the_episode_when_the_controller_has_come_to_it():
+    made = trigger()
+    number = send(made)
+    report(made, number, asks=False)
+    assert not made.finished
+    made.arrived(99)  # an older episode
+    assert not made.finished
+    made.arrived(100)
+    assert made.finished
+    report(made, number, asks=True)
+    assert not made.due(NOW + 9 * SECOND)
+
+
+def test_a_stop_that_was_not_come_to_because_of_an_interruption_is_decided_anew():
+    made = trigger()
+    report(made, send(made), asks=True)
+    assert made.due(NOW)
+
+
 def test_a_plan_of_an_episode_that_ended_meanwhile_is_discarded():
     made = trigger()
     old = made.episode
