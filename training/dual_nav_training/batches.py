@@ -2,6 +2,9 @@
 
 A ``TrainingSet`` prepares one sample where a DataLoader's worker asks for it; the ``collate_…`` functions make a
 batch of prepared samples. Every batch has ``weights`` (terms,): what each term of the module's loss is a mean over.
+
+Draws of time steps and these weights are integers: FSDP and DeepSpeed in bfloat16 round every floating point input of
+a module to 8 bits, where 0.999 is 1 and 257 is 256.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch.utils.data import Dataset
 from dual_nav_training.augment import ColourChange
 from dual_nav_training.conversation import NO_LABEL, Conversation, ConversationMaker
 from dual_nav_training.draws import Visit
+from dual_nav_training.modules import UNIFORM_DRAWS
 from dual_nav_training.samples import DualSample, S2Sample, collate_dual
 from s1_controller_node.navdp_standalone import GOAL_SLOTS
 
@@ -66,7 +70,7 @@ class PreparePrompt:
 
 @dataclass(frozen=True)
 class DualItem:
-    """A plan with its frames, and what is drawn for them: noise (F, T, 3) and u (F,)."""
+    """A plan with its frames, and what is drawn for them: noise (F, T, 3) and u (F,), of UNIFORM_DRAWS."""
 
     conversation: Conversation
     sample: DualSample
@@ -82,7 +86,7 @@ class PrepareDual:
 
     def __call__(self, sample: DualSample, rng: np.random.Generator, training: bool) -> DualItem:
         noise = rng.standard_normal(sample.trajectories.shape, np.float32)
-        u = rng.random(len(noise), np.float32)
+        u = rng.integers(UNIFORM_DRAWS, size=len(noise))
         change = ColourChange.drawn(rng) if training and self.prompt.augment else ColourChange()
         words = rng if training and self.prompt.vary_wording else None
         conversation = self.prompt.prompt(sample.prompt, change, words)
@@ -97,8 +101,8 @@ def prepare_navdp(sample: Mapping[str, Tensor], rng: np.random.Generator, traini
         **sample,
         "no_goal_noise": torch.from_numpy(rng.standard_normal(shape, np.float32)),
         "mixed_goal_noise": torch.from_numpy(rng.standard_normal(shape, np.float32)),
-        "no_goal_u": torch.tensor(rng.random(dtype=np.float32)),
-        "mixed_goal_u": torch.tensor(rng.random(dtype=np.float32)),
+        "no_goal_u": torch.tensor(rng.integers(UNIFORM_DRAWS)),
+        "mixed_goal_u": torch.tensor(rng.integers(UNIFORM_DRAWS)),
         "goal_mix": torch.tensor(rng.integers(GOAL_SLOTS**GOAL_SLOTS)),
     }
 
@@ -131,16 +135,16 @@ def collate_duals(items: Sequence[DualItem], pad_token_id: int) -> dict[str, Ten
         return torch.from_numpy(np.concatenate(rows))
 
     noise, u = padded([item.noise for item in items]), padded([item.u for item in items])
-    weights = torch.stack((frames["frame_counts"].sum().float(), batch["weights"][0]))
+    weights = torch.stack((frames["frame_counts"].sum(), batch["weights"][0]))
     return {**batch, **frames, "noise": noise, "u": u, "weights": weights}
 
 
 def collate_navdp(items: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Samples of the standalone NavDP, stacked."""
     batch = torch.utils.data.default_collate([dict(item) for item in items])
-    return {**batch, "weights": torch.tensor([float(len(items))])}
+    return {**batch, "weights": torch.tensor([len(items)])}
 
 
 def _answer_tokens(labels: Tensor) -> Tensor:
     """How many tokens count; the first of a row has nothing before it that could predict it."""
-    return (labels[:, 1:] != NO_LABEL).sum().float()
+    return (labels[:, 1:] != NO_LABEL).sum()

@@ -18,7 +18,16 @@ import matplotlib
 import numpy as np
 
 from dual_nav_training import trajectory_labels as labels
-from dual_nav_training.lerobot import Camera, DataError, Problem, Verify, VlnCeData, VlnN1Data, read_obstacles
+from dual_nav_training.lerobot import (
+    Camera,
+    CameraSetting,
+    DataError,
+    Problem,
+    Verify,
+    VlnCeData,
+    VlnN1Data,
+    read_obstacles,
+)
 from dual_nav_training.samples import KINDS, DualDataset, DualSampleConfig, NavDpDataset, S2Dataset, S2Sample
 
 matplotlib.use("Agg")
@@ -76,9 +85,9 @@ def about(folder: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- VLN-CE layout
 
 
-def check_ce(root: Path, out: Path, samples: int, verify: Verify) -> int:
-    """Print and draw a VLN-CE style data set; returns the number of problems."""
-    data = VlnCeData(root, on_problem="skip", verify=verify)
+def check_ce(root: Path, out: Path, samples: int, verify: Verify, setting: CameraSetting | None = None) -> int:
+    """Print and draw a VLN-CE style data set; returns the number of problems. setting: None finds its only one."""
+    data = VlnCeData(root, setting, on_problem="skip", verify=verify)
     dataset = S2Dataset(data)
     texts = [text for episode in data.instructions for text in episode]
     print(f"{root} (VLN-CE layout): {len(data)} episodes in {len(data.scenes)} scenes, {len(data.actions)} frames")
@@ -179,7 +188,7 @@ def _draw_ce(data: VlnCeData, sample: S2Sample, path: Path) -> None:
 
 def _draw_plans(data: VlnCeData, samples: int, random: np.random.Generator, out: Path) -> None:
     """The frames of some plans with their trajectory labels."""
-    plans = DualDataset(data, DualSampleConfig(max_frames=6))
+    plans = DualDataset(data, DualSampleConfig(max_frames=6, depth=False))
     for number in random.permutation(len(plans))[: max(1, samples // len(KINDS))]:
         plan = plans[int(number)]
         figure, axes = plt.subplots(2, len(plan.frames), figsize=(2.6 * len(plan.frames) + 1, 5.4), squeeze=False)
@@ -272,13 +281,21 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/check_dataset"), help="where the pictures go")
     parser.add_argument("--samples", type=int, default=6, help="about so many pictures of each kind of sample")
+    parser.add_argument(
+        "--cameras",
+        type=int,
+        nargs=3,
+        metavar=("HEIGHT", "LEVEL", "DOWN"),
+        help="of a VLN-CE data set with several: height [cm] and pitches [deg], such as 125 0 30",
+    )
     parser.add_argument("--decode", action="store_true", help="decode every image (default: look at both ends)")
     options = parser.parse_args(words)
     verify: Verify = "decode" if options.decode else "files"
     try:
         ce, n1 = find_layouts(options.folder)
         about(options.folder)
-        problems = check_ce(ce, options.out, options.samples, verify) if ce else 0
+        setting = CameraSetting.of(options.cameras) if options.cameras else None
+        problems = check_ce(ce, options.out, options.samples, verify, setting) if ce else 0
         problems += check_n1(n1, options.out, options.samples, verify) if n1 else 0
     except DataError as error:
         print(f"check_dataset: {error}", file=sys.stderr)

@@ -52,7 +52,7 @@ NO_GOAL = -1
 OnProblem = Literal["raise", "skip"]
 Verify = Literal["files", "decode"]
 Camera = Literal["level", "look_down"]
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _NAMED = 5  # problems that a message spells out
 
 
@@ -78,6 +78,15 @@ class CameraSetting:
     height_cm: int = 60
     level_deg: int = 0
     down_deg: int = 30
+
+    @classmethod
+    def of(cls, values: Sequence[int]) -> CameraSetting:
+        """From a list of the three; ValueError for anything else."""
+        if not isinstance(values, Sequence) or len(values) != 3 or not all(type(value) is int for value in values):
+            raise ValueError(
+                f"cameras is {values!r}, expected three whole numbers: height [cm], level and downward pitch [deg]"
+            )
+        return cls(*values)
 
     def suffix(self, camera: Camera) -> str:
         return f"{self.height_cm}cm_{self.level_deg if camera == 'level' else self.down_deg}deg"
@@ -319,8 +328,12 @@ def _open_index(
     stats = [(str(p.relative_to(root)), (s := p.stat()).st_size, s.st_mtime_ns) for p in depended_on]
     key = hashlib.sha256(json.dumps([_INDEX_VERSION, name, options, stats]).encode()).hexdigest()[:16]
     folder = root / ".index" / f"{name}-{key}"
+    # A file that is mended in place changes no folder's time.
+    if folder.is_dir() and _stamps(root, values := _index_values(folder)) != values["stamps"]:
+        shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         arrays, values = build()
+        values["stamps"] = _stamps(root, values)
         try:
             folder.parent.mkdir(exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
@@ -328,16 +341,28 @@ def _open_index(
             return arrays, values
         for stale in folder.parent.glob(f"{name}-*"):
             shutil.rmtree(stale, ignore_errors=True)
-        for array_name, array in arrays.items():
-            np.save(made / f"{array_name}.npy", array)
-        (made / "values.json").write_text(json.dumps(values))
         try:
+            for array_name, array in arrays.items():
+                np.save(made / f"{array_name}.npy", array)
+            (made / "values.json").write_text(json.dumps(values))
             made.rename(folder)
-        except OSError:  # another process was quicker
-            shutil.rmtree(made)
-            return arrays, values
+        except BaseException as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if isinstance(error, OSError) and folder.is_dir():  # another process was quicker
+                return arrays, values
+            raise
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    return arrays, json.loads((folder / "values.json").read_text())
+    return arrays, _index_values(folder)
+
+
+def _index_values(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "values.json").read_text())
+
+
+def _stamps(root: Path, values: dict[str, Any]) -> list[list[int]]:
+    """Size and time of each file that something is wrong with; zeros for one that is not there."""
+    stats = [path.stat() if path.exists() else None for path in (root / p["path"] for p in values["problems"])]
+    return [[s.st_size, s.st_mtime_ns] if s else [0, 0] for s in stats]
 
 
 def _collect(
@@ -365,8 +390,9 @@ def _settle(root: Path, problems: Sequence[Problem], on_problem: OnProblem, epis
 def _check_images(folder: Path, names: Sequence[str], listing: dict[Path, set[str]], verify: Verify,
                   decode: Callable[[Path], object]) -> None:  # fmt: skip
     """DataError for the first image that is missing or broken."""
-    there = listing.setdefault(folder, {entry.name for entry in folder.iterdir()} if folder.is_dir() else set())
-    missing = [name for name in names if name not in there]
+    if folder not in listing:
+        listing[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in names if name not in listing[folder]]
     if missing:
         raise DataError(f"{folder / missing[0]}: is missing ({len(missing)} images of the episode are)")
     for name in names:
@@ -404,13 +430,17 @@ def find_setting(root: Path) -> CameraSetting:
     folders = parquet.parents[2].glob("videos/chunk-*/observation.images.rgb.*")
     images = {m.groups() for f in folders if (m := re.search(r"rgb\.(\d+)cm_(\d+)deg$", f.name))}
     pairs = {(int(h), int(level), int(down)) for h, down in goals for other, level in images if other == h}
-    # A robot with a single camera: its images serve as both.
-    pairs = sorted({p for p in pairs if p[1] < p[2]} or {p for p in pairs if p[1] == p[2]})
-    if len(pairs) != 1:
+    tilted, single = ({p for p in pairs if p[1] < p[2]}, {p for p in pairs if p[1] == p[2]})
+    found = sorted(tilted or single)  # a robot with a single camera: its images serve as both
+    if len(found) != 1:
+        possible = ", ".join(map(str, sorted(tilted | single))) or "none"
         raise DataError(
-            f"{root}: choose the cameras (height, level pitch, downward pitch); possible are {pairs or 'none'}"
+            f"{root}: has several cameras; choose height [cm], level and downward pitch [deg] by data.cameras in "
+            f"training, --cameras in check_dataset; possible are {possible}"
+            if found
+            else f"{root}: no goal.<height>cm_<pitch>deg column with images of that height"
         )
-    return CameraSetting(*pairs[0])
+    return CameraSetting(*found[0])
 
 
 class VlnCeData:
@@ -702,12 +732,13 @@ class VlnN1Data:
         try:
             rows = read_json_lines(scene / "meta" / "episodes_stats.jsonl")
             read_obstacles(scene / "meta" / "pointcloud.ply")
-            images = {}
+            images, listing = {}, {}
             for kind in ("rgb", "depth"):
                 folder = n1_image_folder(scene, kind)
                 if not folder.is_dir():
                     raise DataError(f"{folder}: is missing")
                 images[kind] = sorted(entry.name for entry in folder.iterdir())
+                listing[folder] = set(images[kind])
             parquets = sorted((scene / "data").glob("chunk-*/*.parquet"))
             if len(parquets) != len(rows):
                 raise DataError(f"{scene}: {len(rows)} lines in episodes_stats.jsonl, {len(parquets)} parquet files")
@@ -717,7 +748,7 @@ class VlnN1Data:
         size: tuple[int, int] | None = None
         for row, parquet in zip(rows, parquets, strict=True):
             try:
-                episode = self._read_episode(scene, row, parquet, images, size, verify)
+                episode = self._read_episode(scene, row, parquet, images, listing, size, verify)
             except DataError as error:
                 result.problems.append(_problem(self.root, error))
             else:
@@ -731,6 +762,7 @@ class VlnN1Data:
         row: dict[str, Any],
         path: Path,
         images: dict[str, list[str]],
+        listing: dict[Path, set[str]],
         size: tuple[int, int] | None,
         verify: Verify,
     ) -> dict[str, Any]:
@@ -752,9 +784,7 @@ class VlnN1Data:
             if kind == "rgb" and size is None:
                 size = _image_size(folder / chosen[kind][0])
             decode = read_rgb if kind == "rgb" else functools.partial(read_depth, scale=N1_DEPTH_SCALE)
-            _check_images(
-                folder, chosen[kind], {folder: set(images[kind])}, verify, functools.partial(decode, size=size)
-            )
+            _check_images(folder, chosen[kind], listing, verify, functools.partial(decode, size=size))
         intrinsic = _array(path, table, f"{prefix}intrinsic", (3, 3), np.float64)[0]
         extrinsic = _array(path, table, f"{prefix}extrinsic", (4, 4), np.float64)[:1]
         if intrinsic[0, 0] <= 0 or intrinsic[1, 1] <= 0:

@@ -25,6 +25,7 @@ from s2_planner_node import checkpoint as s2
 Mode = Literal["s2", "s1_navdp", "dual", "joint"]
 MODES: tuple[Mode, ...] = ("s2", "s1_navdp", "dual", "joint")
 Outputs = dict[str, Any]
+UNIFORM_DRAWS = 1 << 24  # a draw u is one of so many integers, see batches.py
 
 
 class PlannerModule(nn.Module):
@@ -126,11 +127,11 @@ class DualModule(PlannerModule):
         Args:
             images: (B, F, H, W, 3) uint8 RGB; frame 0 is the goal frame. depths: (B, F, H, W) metres, for NavDP.
             trajectories: (B, F, T, 3) labels. frame_counts: (B,) how many of the frames are real.
-            noise: (B * F, T, 3). u: (B * F,) in [0, 1), the draw of the time step.
+            noise: (B * F, T, 3). u: (B * F,) integers below UNIFORM_DRAWS, the draw of the time step.
         """
         prompt = (input_ids, attention_mask, position_ids, pixel_values, image_grid_thw)
         latents, hidden = self._joint_latents(*prompt) if self.joint else (self._latents(*prompt), None)
-        trajectory = self._trajectory_loss(latents, images, depths, trajectories, frame_counts, noise, u)
+        trajectory = self._trajectory_loss(latents, images, depths, trajectories, frame_counts, noise, _share(u))
         if not self._answer_weight:
             return {"losses": trajectory[None], "parts": {}}
         answer = answer_loss(self.network.lm_head, hidden, labels)
@@ -231,15 +232,15 @@ class NavDpModule(nn.Module):
         **batch: Tensor,
     ) -> Outputs:
         """Losses of B samples: the batch of ``standalone_navdp_loss``, noises (B, T, 3) and the draws of their time
-        steps (B,) in [0, 1)."""
+        steps (B,), integers below UNIFORM_DRAWS."""
         steps = self.system1.config.ddpm_train_steps
         result = standalone_navdp_loss(
             self.system1,
             batch,
             no_goal_noise,
-            (no_goal_u * steps).long(),
+            (_share(no_goal_u) * steps).long(),
             mixed_goal_noise,
-            (mixed_goal_u * steps).long(),
+            (_share(mixed_goal_u) * steps).long(),
         )
         names = ("no_goal", "mixed_goal", "critic", "auxiliary")
         return {"losses": result.loss[None], "parts": {name: getattr(result, name).detach() for name in names}}
@@ -255,6 +256,11 @@ class NavDpModule(nn.Module):
 
 
 TrainingModule = PlannerModule | NavDpModule
+
+
+def _share(draw: Tensor) -> Tensor:
+    """float32 in [0, 1), exactly."""
+    return draw.float() / UNIFORM_DRAWS
 
 
 def check_kind(mode: Mode, folder: CheckpointFolder) -> None:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from dual_nav_training.modules import (
     set_dropout,
     trained_tensors,
 )
-from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, is_finished
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, is_finished, weights_fingerprint
 from dual_nav_training.train_config import ConfigError, TrainConfig, load_config
 from dual_nav_training.trainable import add_adapters, choose_parameters, table
 from dual_nav_training.trainer import NavTrainer, reason
@@ -91,12 +91,16 @@ def train(
         add_adapters(module, config.lora)
 
     sampler = VisitSampler(
-        getattr(training_set.samples, "weights", np.ones(len(training_set))), config.seed, config.fixed_draws
+        getattr(training_set.samples, "weights", np.ones(len(training_set))),
+        config.seed,
+        config.fixed_draws,
+        arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
     )
     if arguments.process_index == 0:
         description = {
             "mode": mode,
-            "checkpoint": str(folder.path),
+            "checkpoint": {"folder": str(folder.path), "weights": weights_fingerprint(folder.path)},
+            "processes": arguments.world_size,
             "data": {"folder": str(data), "fingerprint": lerobot.fingerprint(data), "samples": len(training_set)},
             "eval_data": eval_data and {"folder": str(eval_data), "fingerprint": lerobot.fingerprint(eval_data)},
         }
@@ -170,10 +174,13 @@ def open_data(
 ) -> tuple[batches.TrainingSet, Collate]:
     """The samples of a data set prepared for a mode and a checkpoint, and what makes batches of them."""
     settings = dict(config.data)
-    on_problem, verify = settings.pop("on_problem", "raise"), settings.pop("verify", "files")
+    on_problem = _choice(settings, "on_problem", get_args(lerobot.OnProblem))
+    verify = _choice(settings, "verify", get_args(lerobot.Verify))
     prompts, frames = settings.pop("prompts", {}), settings.pop("frames", {})
+    cameras = settings.pop("cameras", None)
     if settings:
-        raise ConfigError(f"data: unknown settings {', '.join(settings)}; known: on_problem, verify, prompts, frames")
+        known = "on_problem, verify, cameras, prompts, frames"
+        raise ConfigError(f"data: unknown settings {', '.join(settings)}; known: {known}")
     model_config = described(folder)
     try:
         if mode == "s1_navdp":
@@ -184,15 +191,16 @@ def open_data(
                 "image_size": sizes.image_size,
                 "pixel_channels": sizes.pixel_channel,
             }
+            data = lerobot.VlnN1Data(root, on_problem, verify)
+            _say_problems(data)
             chosen = samples.NavDpDataset(
-                lerobot.VlnN1Data(root, on_problem, verify),
-                samples.NavDpSampleConfig(**{**frames, **own}),
-                on_problem,
-                config.seed,
+                data, samples.NavDpSampleConfig(**{**frames, **own}), on_problem, config.seed
             )
             return batches.TrainingSet(chosen, batches.prepare_navdp, config.seed), batches.collate_navdp
         protocol = load_protocol(folder)
-        source = lerobot.VlnCeData(root, on_problem=on_problem, verify=verify)
+        setting = None if cameras is None else lerobot.CameraSetting.of(cameras)
+        source = lerobot.VlnCeData(root, setting, on_problem, verify)
+        _say_problems(source)
         prompt_config = samples.S2SampleConfig(**prompts)
         maker = ConversationMaker(
             protocol,
@@ -219,11 +227,27 @@ def open_data(
                 config.seed,
             )
             prepare, collate = batches.PrepareDual(prepare_prompt), batches.collate_duals
-    except TypeError as error:
+    except lerobot.DataError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"data: {error}") from error
     if not len(chosen):
         raise lerobot.DataError(f"{root}: no sample for mode {mode}")
     return batches.TrainingSet(chosen, prepare, config.seed), partial(collate, pad_token_id=maker.end_token_id)
+
+
+def _choice(settings: dict[str, Any], name: str, allowed: Sequence[str]) -> Any:
+    """The setting, taken out; the first of `allowed` where it is not given."""
+    value = settings.pop(name, allowed[0])
+    if value not in allowed:
+        raise ConfigError(f"data.{name} is {value!r}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def _say_problems(data: lerobot.VlnCeData | lerobot.VlnN1Data) -> None:
+    """What the index left out, with on_problem: skip."""
+    if data.problems and PartialState().is_main_process:
+        print(f"{data.root}: {len(data.problems)} problems left out; the first: {data.problems[0]}", flush=True)
 
 
 def _export(

@@ -52,7 +52,8 @@ class TrainConfig:
         frozen_precision: of the planner while it is frozen (mode dual).
         lora: fields of peft's LoraConfig, in mode s2: adapters instead of all weights.
         export_precision: of the checkpoint that comes out.
-        data: settings of the data set: ``on_problem``, ``verify``, ``prompts`` (S2SampleConfig) and ``frames``
+        data: settings of the data set: ``on_problem``, ``verify``, ``cameras`` (height, level pitch and downward
+            pitch of a VLN-CE data set that has several), ``prompts`` (S2SampleConfig) and ``frames``
             (DualSampleConfig or NavDpSampleConfig).
         trainer: transformers.TrainingArguments.
     """

@@ -46,7 +46,7 @@ class NavTrainer(Trainer):
         self._sampler, self._vision_learning_rate = sampler, vision_learning_rate
         self._writing = False
         self._parts: dict[str, Tensor] = {}
-        self._parts_since = 0  # step up to which parts have been logged
+        self._parts_since = 0  # step after which they are summed up
         super().__init__(
             model=model,
             args=args,
@@ -83,6 +83,8 @@ class NavTrainer(Trainer):
             share = torch.ones_like(losses)
         else:
             share = (weights / num_items_in_batch)[: len(losses)]
+            if not self._parts:  # also the first after a resume, which did not begin at step 0
+                self._parts_since = self.state.global_step
             for number, (name, value) in enumerate(parts.items()):
                 own = share[number] if len(losses) > 1 else share[0]
                 self._parts[name] = self._parts.get(name, 0.0) + value * own
@@ -108,7 +110,7 @@ class NavTrainer(Trainer):
             for name, value in self._parts.items():
                 total = self.accelerator.reduce(value, "sum") if self.args.world_size > 1 else value
                 logs[name] = round(total.item() / steps, 6)
-            self._parts, self._parts_since = {}, self.state.global_step
+            self._parts = {}
         super().log(logs, start_time)
 
     # ---- optimiser
@@ -181,10 +183,14 @@ class NavTrainer(Trainer):
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells sampler and data set the epoch, also in the middle of one that is gone on with."""
+    """Tells sampler and data set the epoch, also in the middle of one that is gone on with; and the trainer how often
+    to log, evaluate and save, which a resumed run would otherwise go on doing as before."""
 
     def __init__(self, sampler: VisitSampler, data: TrainingSet) -> None:
         self._sampler, self._data = sampler, data
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         epoch = int(state.epoch or 0)

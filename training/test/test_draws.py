@@ -32,6 +32,17 @@ def test_an_epoch_uses_every_sample_as_often_as_it_weighs_in_an_order_of_its_own
     assert len({visit.generator(0).random() for visit in first + second}) == 14  # no two visits draw the same
 
 
+def test_an_epoch_ends_with_its_last_whole_step_and_leaves_out_other_samples_the_next_time():
+    sampler = VisitSampler(np.ones(9), seed=0, step_visits=4)
+    epochs = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        epochs.append([visit.index for visit in sampler])
+    assert len(sampler) == len(set(epochs[0])) == len(set(epochs[1])) == 8
+    assert set(epochs[0]) != set(epochs[1])
+    assert len(list(VisitSampler(np.ones(3), seed=0, step_visits=4))) == 3
+
+
 def test_a_visit_draws_the_same_again_and_with_another_seed_something_else():
     draws = [Visit(2, 7).generator(seed).random() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]

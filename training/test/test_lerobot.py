@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 
@@ -72,6 +73,22 @@ def test_vln_ce_is_read_back(ce_made):
     np.testing.assert_allclose(data.poses[data.frames(0)][0][:3, 3], (0.12, 0.0, 0.6), atol=1e-9)
 
 
+def test_of_several_cameras_in_one_data_set_those_are_read_that_are_chosen(ce):
+    for parquet in (ce / "scene" / "data" / "chunk-000").iterdir():
+        table = pq.read_table(parquet)
+        for name in table.column_names:
+            if "60cm" in name:
+                table = table.append_column(name.replace("60cm", "125cm"), table.column(name))
+        pq.write_table(table, parquet)
+    for folder in list((ce / "scene" / "videos" / "chunk-000").iterdir()):
+        shutil.copytree(folder, folder.with_name(folder.name.replace("60cm", "125cm")))
+    with pytest.raises(DataError, match=r"data.cameras in training.*\(60, 0, 30\), .*\(125, 0, 30\)"):
+        VlnCeData(ce)
+    assert VlnCeData(ce, CameraSetting.of([125, 0, 30])).setting.height_cm == 125
+    with pytest.raises(ValueError, match=r"cameras is \[125, 0\], expected three whole numbers"):
+        CameraSetting.of([125, 0])
+
+
 def test_vln_n1_is_read_back(n1_made):
     data = VlnN1Data(n1_made)
     assert [data.length(e) for e in range(len(data))] == N1_LENGTHS
@@ -103,6 +120,31 @@ def test_an_image_that_went_is_noticed_with_an_index(ce):
     damage(ce, "missing image")
     with pytest.raises(DataError, match="is missing"):
         VlnCeData(ce)
+
+
+def test_an_image_that_was_mended_in_place_is_noticed_with_an_index(ce):
+    image = ce / f"{IMAGES}.rgb.60cm_0deg" / "episode_000000_4.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-200])
+    assert len(VlnCeData(ce, on_problem="skip")) == len(CE_LENGTHS) - 1
+    (folder,) = (ce / ".index").iterdir()
+    before = folder.stat().st_mtime_ns
+    assert VlnCeData(ce, on_problem="skip").problems  # from the index
+    assert folder.stat().st_mtime_ns == before
+    image.write_bytes(whole)
+    assert len(VlnCeData(ce)) == len(CE_LENGTHS)
+
+
+def test_a_disk_that_is_full_leaves_no_half_an_index(ce, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            VlnCeData(ce)
+    assert not list((ce / ".index").iterdir())
+    assert len(VlnCeData(ce)) == len(CE_LENGTHS)
 
 
 def test_a_read_only_data_set_is_indexed_in_memory(ce, monkeypatch):

@@ -208,5 +208,8 @@ def test_the_check_prints_and_draws(made, tmp_path, capsys):
     assert "pixel_goal" in text
     pictures = {path.name.split("_")[0] for path in tmp_path.glob("*.png")}
     assert pictures == {"pixel", "planner", "plan", "navdp"}
+    cameras = ["--cameras", "55", "0", "30"]
+    assert check_dataset.main([str(out), "--out", str(tmp_path), *cameras]) == 1
+    assert "55cm_30deg" in capsys.readouterr().err
     assert check_dataset.main([str(tmp_path), "--out", str(tmp_path)]) == 1
     assert "neither <scene>/meta" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,41 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_as_if_nothing_had_happene
     assert sorted(folder.name for folder in killed.glob("checkpoint*")) == ["checkpoint-55", "checkpoint-60"]
 
 
+def test_a_resumed_run_logs_its_parts_as_before_and_may_save_more_often(material, tmp_path):
+    """The last checkpoint before the kill is not at a step that is logged."""
+    saves = {"save_strategy": "steps", "save_steps": 5, "logging_steps": 4, "save_total_limit": None}
+    config = settings(12, answer_weight=1.0, trainer=saves)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = {"data": material / "ce", "checkpoint": str(material / "nextdit_async")}
+    train("joint", config, output=whole, **options)
+    shutil.copytree(whole, cut)
+    for step in (10, 12):
+        shutil.rmtree(cut / f"checkpoint-{step}")
+    shutil.rmtree(cut / "model")
+    train("joint", replace(config, trainer=config.trainer | {"save_steps": 2}), output=cut, **options)
+    parts = [
+        {line["step"]: line["answer"] for line in map(json.loads, file.read_text().splitlines()) if "answer" in line}
+        for file in (whole / "metrics.jsonl", cut / "metrics.jsonl")
+    ]
+    assert parts[1].keys() == {4, 8, 12}
+    assert parts[1][12] == pytest.approx(parts[0][12], rel=1e-4)
+    assert parts[1][8] == pytest.approx(parts[0][8], rel=0.5)  # of three of its four steps
+    steps = {int(folder.name.partition("-")[2]) for folder in cut.glob("checkpoint-*")}
+    assert {6, 8, 10, 12} <= steps
+
+
+def test_a_run_is_not_gone_on_with_by_other_processes_or_from_another_checkpoint(material, tmp_path):
+    checkpoint = shutil.copytree(material / "nextdit_async", tmp_path / "checkpoint")
+    run, options = tmp_path / "run", {"data": material / "ce", "checkpoint": str(checkpoint)}
+    train("dual", settings(1), output=run, **options)
+    record = json.loads((run / "run.json").read_text())
+    assert record["processes"] == 1
+    weights = next(checkpoint.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(RunError, match=r"another run \(checkpoint.weights was"):
+        train("dual", settings(1), output=run, **options)
+
+
 def test_two_processes_with_accumulation_give_the_curve_of_one(material, tmp_path):
     steps = {"learning_rate": 1e-3, "max_grad_norm": 0.0}
     one = settings(4, dropout=0.0, answer_weight=0.5, trainer={**steps, "per_device_train_batch_size": 4})
@@ -287,7 +323,20 @@ def test_an_unreadable_sample_is_named(material, tmp_path, capsys, workers):
     assert "Traceback" not in message
 
     arguments[arguments.index("--output") + 1] = str(tmp_path / "third")
+    capsys.readouterr()
     assert main([*arguments, "--set", "data.on_problem=skip"]) == 0
+    assert "samples that could not be read and were left out: " in capsys.readouterr().out
+
+
+def test_what_the_index_leaves_out_is_counted(material, tmp_path, capsys):
+    data = make_vln_ce(tmp_path / "data", episodes=3)
+    next((data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg")).unlink()
+    arguments = command("s2", settings(1), tmp_path / "run", material, "none")[1:]
+    arguments[arguments.index("--data") + 1] = str(data)
+    assert main(arguments) == 1
+    assert "on_problem='skip' leaves these episodes out" in capsys.readouterr().err
+    assert main([*arguments, "--set", "data.on_problem=skip"]) == 0
+    assert "1 problems left out; the first: flat/videos" in capsys.readouterr().out
 
 
 def test_a_run_folder_says_what_was_done_and_is_not_mixed_with_another(material, tmp_path):
@@ -338,6 +387,9 @@ def test_mixed_precision_and_the_loss_on_other_data_while_training(material, tmp
         ("s2", {"trainer": {"max_step": 1}}, "unexpected keyword argument 'max_step'"),
         ("dual", {"lora": {"r": 4, "target_modules": ["q_proj"]}}, "lora is set, but does nothing in mode dual"),
         ("s2", {"data": {"frame_step": 2}}, "data: unknown settings frame_step"),
+        ("s2", {"data": {"on_problem": "fatal"}}, "data.on_problem is 'fatal', expected one of raise, skip"),
+        ("s2", {"data": {"prompts": {"frame_step": 0}}}, "data: frame_step: expected at least 1, got 0"),
+        ("s2", {"data": {"cameras": "60 0 30"}}, "data: cameras is '60 0 30', expected three whole numbers"),
         ("s2", {"lora": {"r": 4, "target_modules": ["no_such_layer"]}}, "no_such_layer"),
         ("dual", {"answer_weight": 1.0}, "answer_weight is set"),
     ],

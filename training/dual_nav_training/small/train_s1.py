@@ -8,6 +8,7 @@ With `--go-on` the S1 that FOLDER has is trained further, on other ways for exam
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,9 +18,10 @@ import torch
 from tokenizers import Tokenizer
 
 from dual_nav_training import batches
+from dual_nav_training.checkpoint_writer import write_json
 from dual_nav_training.conversation import ConversationMaker
 from dual_nav_training.modules import Mode
-from dual_nav_training.run_folder import RunError
+from dual_nav_training.run_folder import RunError, weights_fingerprint
 from dual_nav_training.small.checkpoint import SYSTEM1_SIZES, dual_config, write_small_checkpoint
 from dual_nav_training.small.ways import Ways
 from dual_nav_training.train import Collate, train
@@ -56,6 +58,18 @@ def with_untrained_system1(planner: Path, system1: str, folder: Path, seed: int)
     tensors = source.load([*source.select(NETWORK_PREFIXES), LATENT_QUERIES], dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(source.path / "tokenizer.json"))
     write_small_checkpoint(folder, dual_config(config, system1), tensors, tokenizer, seed=seed)
+
+
+def _start(planner: Path, system1: str, folder: Path, seed: int) -> None:
+    """`with_untrained_system1`, once for a planner and seed. RunError where the folder was made of another planner."""
+    note = folder.with_suffix(".json")
+    identity = {"planner": weights_fingerprint(planner), "seed": seed}
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, identity)
+        with_untrained_system1(planner, system1, folder, seed)
+    elif not note.is_file() or json.loads(note.read_text()) != identity:
+        raise RunError(f"{folder} was made of another planner than {planner} is now: give another --output")
 
 
 def settings(steps: int, plans: int, learning_rate: float, seed: int) -> TrainConfig:
@@ -101,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = options.model if options.go_on else options.output / f"start_{options.system1}"
         if options.go_on and variant_of(described(CheckpointFolder(start))) != options.system1:
             raise RunError(f"--go-on: the S1 of {start} is no {options.system1}: say --system1, or leave out --go-on")
-        if not start.is_dir():
-            with_untrained_system1(options.model, options.system1, start, options.seed)
+        if not options.go_on:
+            _start(options.model, options.system1, start, options.seed)
         train(
             "dual",
             settings(options.steps, options.plans, options.learning_rate, options.seed),

@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from dual_nav_training.batches import TrainingSet
 from dual_nav_training.draws import VisitSampler
-from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder
+from dual_nav_training.lerobot import fingerprint
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, weights_fingerprint
 from dual_nav_training.small.batches import Ask, Collate, Views
 from dual_nav_training.small.checkpoint import (
     SYSTEM1_SIZES,
@@ -107,9 +108,14 @@ def train(
         task.planner.visual.requires_grad_(stage.planner and stage.vision > 0)
         data = more if stage.name == AGAIN else samples
         arguments = _arguments(run, stage, seed, evaluate=held_back is not None)
-        description = {"views": str(views), "samples": len(data), "config": config}
+        folders = [views, visited] if visited and stage.name == AGAIN else [views]
+        description = {
+            "views": {str(folder): fingerprint(folder) for folder in folders},
+            "samples": len(data),
+            "config": config,
+        }
         if start is not None:
-            description["start"] = str(start)
+            description["start"] = {"folder": str(start), "weights": weights_fingerprint(start)}
         run.open(description, {"stage": vars(stage), "seed": seed, "trainer": {}})
         ask = Ask(stage.questions)
         trainer = MuonTrainer(
