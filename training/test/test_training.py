@@ -330,7 +330,9 @@ def test_an_unreadable_sample_is_named(material, tmp_path, capsys, workers):
 
 def test_what_the_index_leaves_out_is_counted(material, tmp_path, capsys):
     data = make_vln_ce(tmp_path / "data", episodes=3)
-    next((data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg")).unlink()
+    next(
+        (data / "flat" / "videos" / "chunk-000" / "observation.images.rgb.60cm_0deg").glob("*_000001_0.jpg")
+    ).unlink()
     arguments = command("s2", settings(1), tmp_path / "run", material, "none")[1:]
     arguments[arguments.index("--data") + 1] = str(data)
     assert main(arguments) == 1

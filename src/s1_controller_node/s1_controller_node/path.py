@@ -88,7 +88,10 @@ def _actions_along(points: Sequence[Sequence[float]]) -> Iterator[Action]:
         turns = round(_wrapped(bearing - heading) / TURN_ANGLE)
         yield from [Action.TURN_LEFT if turns > 0 else Action.TURN_RIGHT] * abs(turns)
         heading = _wrapped(heading + turns * TURN_ANGLE)
-        ahead = (position[0] + FORWARD_DISTANCE * math.cos(heading), position[1] + FORWARD_DISTANCE * math.sin(heading))
+        ahead = (
+            position[0] + FORWARD_DISTANCE * math.cos(heading),
+            position[1] + FORWARD_DISTANCE * math.sin(heading),
+        )
         if math.dist(ahead, goal) > distance:
             return
         yield Action.FORWARD
