@@ -1,5 +1,6 @@
 # Everything a person types. Each target sets up what it needs first; a set-up with nothing to do takes a moment.
 #   PYTHON=python3.12   the interpreter of the environment (.venv)
+#   TORCH_INDEX_URL=…   index of PyTorch's wheels: without CUDA, or of an older one
 #   ROS=wheels          ignore a ROS installation; ROS=/opt/ros/jazzy picks one
 
 SHELL := /bin/bash

@@ -2,5 +2,4 @@
 # ROS 2, the environment, the packages and the DDS profile for whatever the container is told to run.
 set -eo pipefail
 . /workspace/scripts/env.sh
-PATH="/workspace/install/dual_nav_bringup/lib/dual_nav_bringup:$PATH"
 exec "$@"

@@ -18,6 +18,8 @@ else
 fi
 export PATH="$_workspace/.venv/bin:$PATH"
 . "$_workspace/install/setup.bash"
+# run_launch, doctor, replay, …: for who has no ros2 command.
+export PATH="$PATH:$_workspace/install/dual_nav_bringup/lib/dual_nav_bringup"
 # Camera images do not fit the shared-memory segments Fast DDS has by default.
 case "${ROS_DISTRO:-}" in humble | jazzy) _profiles=FASTRTPS_DEFAULT_PROFILES_FILE ;; *) _profiles=FASTDDS_DEFAULT_PROFILES_FILE ;; esac
 [ -n "${!_profiles:-}" ] || export "$_profiles=$_workspace/launch/config/fastdds.xml"

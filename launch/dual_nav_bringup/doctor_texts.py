@@ -168,7 +168,7 @@ TEXTS = {
         WARNING,
         "{share:.0%} of the images on {topic} are missing: lost on the way, or left out by the camera.",
         "Is the camera's machine overloaded? Is the DDS profile for images in force in its driver (docs/replay.md)? "
-        "Over a network: rgb_transport:=compressed.",
+        "Over a network: rgb_transport:=compressed with rgb_topic:=<its topic>/compressed.",
     ),
     "depth_unit": Text(
         ERROR,

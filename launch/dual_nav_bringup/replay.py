@@ -416,7 +416,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="replay", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the shared recording, if there)")
+    parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the one of the tests, if there)")
     parser.add_argument("--model", help="checkpoint folder or hub id (default: random weights)")
     parser.add_argument("--rate", type=positive(float), default=1.0, help="speed of playing (1: as recorded)")
     parser.add_argument("--loop", type=positive(int), default=1, help="how often it is played; time goes on")

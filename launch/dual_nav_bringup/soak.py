@@ -308,7 +308,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--growth", type=number, default=1.0, help="percent of memory allowed after that (default: 1)"
     )
-    parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the shared recording, if there)")
+    parser.add_argument("--bag", help="rosbag2 folder, .mcap or .db3 file (default: the one of the tests, if there)")
     parser.add_argument("--model", help="checkpoint folder or hub id (default: random weights)")
     parser.add_argument("--rate", type=number, default=1.0, help="speed of playing (1: as recorded)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/<recording>-<time>)")

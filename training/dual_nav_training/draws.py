@@ -31,9 +31,11 @@ class VisitSampler(Sampler[Visit]):
     """All samples, each ``round(weight)`` times, in an order shuffled anew for each epoch (``set_epoch``).
 
     With ``fixed_draws`` the order changes but the draws of a sample do not: only then can a loss with drawn noise
-    go to zero, which is what an overfitting check looks for. An epoch ends with the last whole step of ``step_visits``:
-    processes would fill up a part of one with visits of their own, and then differ from one process. (An epoch of
-    less than one step is left whole.) What is left out is another part in every epoch.
+    go to zero, which is what an overfitting check looks for.
+
+    An epoch ends with its last whole step of ``step_visits``: processes would fill up a part of one with visits of
+    their own, and then differ from one process. (An epoch of less than one step is left whole.) What is left out is
+    another part in every epoch.
     """
 
     def __init__(self, weights: np.ndarray, seed: int, fixed_draws: bool = False, step_visits: int = 1) -> None:

@@ -249,7 +249,7 @@ class S2Planner(ManagedNode):
             raise
         elapsed = time.perf_counter() - started
         with self._publishing:
-            # STOP behind motions (↑↑STOP) ends the episode when S1 has come to it, not now: until then the robot moves.
+            # STOP behind motions (↑↑STOP) ends the episode when S1 has come to it: until then the robot moves.
             stops = plan.actions[:1] == (STOP,)
             number = self._trigger.number_plan(episode, self.now_ns(), stops)
             if number is None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dual_nav_training.run_folder import RunError
 from dual_nav_training.trainer import NavTrainer
 
 # Embeddings, the language model's head and the training's own heads are no maps between states: AdamW's.
@@ -64,6 +65,10 @@ class MuonTrainer(NavTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None:
             return self.optimizer
+        if not hasattr(torch.optim, "Muon"):
+            raise RunError(
+                f"the small planner is trained with Muon: PyTorch 2.9 or later, this is {torch.__version__}"
+            )
         model = self.model if model is None else model
         decayed = set(self.get_decay_parameter_names(model))
         matrices: dict[bool, list[nn.Parameter]] = {}

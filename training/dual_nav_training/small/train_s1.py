@@ -61,7 +61,7 @@ def with_untrained_system1(planner: Path, system1: str, folder: Path, seed: int)
 
 
 def _start(planner: Path, system1: str, folder: Path, seed: int) -> None:
-    """`with_untrained_system1`, once for a planner and seed. RunError where the folder was made of another planner."""
+    """`with_untrained_system1`, once for a planner and seed. RunError for a folder that was made of another one."""
     note = folder.with_suffix(".json")
     identity = {"planner": weights_fingerprint(planner), "seed": seed}
     if not folder.is_dir():
