@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,24 +120,27 @@ class NavTrainer(Trainer):
         if self.optimizer is not None or self._vision_learning_rate is None:
             return super().create_optimizer(model)
         model = self.model if model is None else model
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = kind(self.parameter_groups(model, model.named_parameters()), **options)
+        return self.optimizer
+
+    def parameter_groups(self, model: nn.Module, named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+        """An optimiser's groups of these trained parameters of the model: vision tower and the rest, each with and
+        without weight decay."""
         decayed = set(self.get_decay_parameter_names(model))
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
+        for name, parameter in named:
             if parameter.requires_grad:
                 groups.setdefault((".visual." in name, name in decayed), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = kind(
-            [
-                {
-                    "params": parameters,
-                    "weight_decay": self.args.weight_decay if decay else 0.0,
-                    "lr": self._vision_learning_rate if vision else self.args.learning_rate,
-                }
-                for (vision, decay), parameters in groups.items()
-            ],
-            **options,
-        )
-        return self.optimizer
+        rate = self.args.learning_rate
+        return [
+            {
+                "params": parameters,
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+                "lr": (self._vision_learning_rate or rate) if vision else rate,
+            }
+            for (vision, decay), parameters in groups.items()
+        ]
 
     # ---- checkpoints
 

@@ -807,7 +807,7 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(made, tmp
     task.planner.requires_grad_(planner)
     arguments = TrainingArguments(output_dir=str(tmp_path), learning_rate=4e-4, weight_decay=0.02, use_cpu=True)
     try:
-        trainer = MuonTrainer(task, arguments, None, None, None, vision_learning_rate=2e-4)
+        trainer = MuonTrainer(task, arguments, None, None, None, vision_learning_rate=2e-4, matrices_rate=4.0)
         optimizer = trainer.create_optimizer()
     finally:
         task.planner.requires_grad_(True)
@@ -832,8 +832,9 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_everything_else(made, tmp
     for name in ("planner.network.lm_head.weight", "planner.latent_queries", layer + "input_layernorm.weight"):
         assert owner[name] == "AdamW"
     assert owner["planner.network.model.visual.patch_embed.proj.weight"] == "AdamW"
-    assert {rates[name] for name in rates if ".visual." in name} == {2e-4}
-    assert {rates[name] for name in rates if ".visual." not in name} == {4e-4}
+    for kind, share in (("Muon", 4), ("AdamW", 1)):
+        of_kind = {(".visual." in name, rates[name]) for name in rates if owner[name] == kind}
+        assert of_kind == {(True, share * 2e-4), (False, share * 4e-4)}
     assert decays[layer + "self_attn.q_proj.bias"] == 0
     assert decays[layer + "self_attn.q_proj.weight"] == 0.02
 

@@ -66,35 +66,21 @@ class MuonTrainer(NavTrainer):
         if self.optimizer is not None:
             return self.optimizer
         if not hasattr(torch.optim, "Muon"):
-            raise RunError(
-                f"the small planner is trained with Muon: PyTorch 2.9 or later, this is {torch.__version__}"
-            )
+            version = torch.__version__
+            raise RunError(f"the small planner is trained with Muon: PyTorch 2.9 or later, this is {version}")
         model = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(model))
-        matrices: dict[bool, list[nn.Parameter]] = {}
-        others: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            vision = ".visual." in name
-            if parameter.ndim == 2 and any(part in name for part in _LAYERS):
-                matrices.setdefault(vision, []).append(parameter)
-            else:
-                others.setdefault((vision, name in decayed), []).append(parameter)
-        rates = {False: self.args.learning_rate, True: self._vision_learning_rate or self.args.learning_rate}
-        decay = self.args.weight_decay
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        matrices = [(n, p) for n, p in trained if p.ndim == 2 and any(part in n for part in _LAYERS)]
+        chosen = {name for name, _ in matrices}
+        others = [(name, parameter) for name, parameter in trained if name not in chosen]
         parts: list[torch.optim.Optimizer] = []
         if matrices:
-            groups = [
-                {"params": params, "lr": self._matrices_rate * rates[vision]} for vision, params in matrices.items()
-            ]
-            parts.append(torch.optim.Muon(groups, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+            groups = self.parameter_groups(model, matrices)
+            for group in groups:
+                group["lr"] *= self._matrices_rate
+            parts.append(torch.optim.Muon(groups, adjust_lr_fn="match_rms_adamw"))
         if others:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            groups = [
-                {"params": params, "lr": rates[vision], "weight_decay": decay if decays else 0.0}
-                for (vision, decays), params in others.items()
-            ]
-            parts.append(kind(groups, **options))
+            parts.append(kind(self.parameter_groups(model, others), **options))
         self.optimizer = Together(parts)
         return self.optimizer
