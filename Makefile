@@ -9,7 +9,8 @@ SHELL := /bin/bash
 .PHONY: help setup demo test lint eval replay soak bench checkpoint dataset check-data train train-small check clean distclean
 
 PYTHON ?= python3
-# Tests and replays talk to nobody else: this machine only, and a domain of their own.
+# Tests, replays, evaluations and demos talk to nobody else: this machine only, and a free ROS domain (NAV_DOMAIN_ID
+# chooses one), whatever ROS_DOMAIN_ID says.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 WITH_ENV := . scripts/env.sh &&
 

@@ -150,14 +150,17 @@ def make_environment(ros: Path | None) -> None:
     files = [REQUIREMENTS / "common.txt"]
     files.append(REQUIREMENTS / ("ros_wheels.txt" if ros is None else "ros_installation.txt"))
     mark = fingerprint([*files, Path(__file__).resolve()], str(ros), platform.python_version(), str(ROOT))
-    if is_done("environment", mark):
+    python = VENV / "bin" / "python"
+    if python.exists() and is_done("environment", mark):
         return
     say(f"Python environment in .venv (Python {platform.python_version()}, ROS 2 from {ros or 'wheels'})")
-    fresh = not (VENV / "bin" / "python").exists()
-    if fresh:
-        options = ["--system-site-packages"] if ros else []
+    # One that was left half-made, or is for another Python or ROS, is made anew.
+    kind = f"{ros or 'wheels'}, Python {sys.version_info.major}.{sys.version_info.minor}"
+    if not (python.exists() and is_done("venv", kind)):
+        options = ["--clear", *(["--system-site-packages"] if ros else [])]
         run_step("virtual environment", [sys.executable, "-m", "venv", *options, str(VENV)], STATE / "venv.log")
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
+        set_done("venv", kind)
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off"]
     if os.environ.get("TORCH_INDEX_URL"):
         # Wheels for one kind of accelerator (or none): PyTorch keeps an index of its own for each.
         run_step("torch", [*pip, "--index-url", os.environ["TORCH_INDEX_URL"], "torch"], STATE / "torch.log")

@@ -30,7 +30,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String, UInt32
 from std_srvs.srv import Trigger
 
-from dual_nav_bringup.domain import free_domain_id
+from dual_nav_bringup.domain import own_domain_id
 from dual_nav_bringup.replay import ActiveWatch, System, spinning_node
 from dual_nav_util import images, qos
 from dual_nav_util.recording import SECOND
@@ -142,8 +142,7 @@ class ClosedLoop(contextlib.AbstractContextManager):
         self._looked_at = 0.0  # when the processes were looked at last
 
     def __enter__(self) -> ClosedLoop:
-        if "ROS_DOMAIN_ID" not in os.environ:
-            os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
+        os.environ["ROS_DOMAIN_ID"] = own_domain_id()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self.node = self._at_the_end.enter_context(spinning_node("closed_loop"))
@@ -268,7 +267,13 @@ class ClosedLoop(contextlib.AbstractContextManager):
     def _wait_until_active(self) -> None:
         watch = ActiveWatch(self.node, ("nav_sim", *self.parts.nodes, *(["recorder"] if self._record else [])))
         end = time.monotonic() + START_TIMEOUT
-        self._wait(watch.all_active, "all nodes are active", lambda: end)
+
+        def all_active() -> bool:
+            if watch.failure:
+                raise LoopError(watch.failure)
+            return watch.all_active()
+
+        self._wait(all_active, "all nodes are active", lambda: end)
 
     def _call(self, name: str, request: Any) -> Any:
         client, end = self._services[name], time.monotonic() + CALL_TIMEOUT
@@ -314,6 +319,7 @@ class _Course:
         self._goal: Point | None = None
         self._episode_id: int | None = None
         self._begin_ns: int | None = None  # stamp of the first plan's frame
+        self._due_ns = 0  # the judge looks next so long after the begin
         self._first_ns: int | None = None
         self._poses: dict[int, Pose] = {}  # all, by stamp
         self._newest_ns = 0
@@ -337,8 +343,9 @@ class _Course:
 
     def _judge(self, stamp_ns: int) -> None:
         since = stamp_ns - self._begin_ns
-        if since < 0 or since % FRAME_PERIOD_NS:
+        if since < self._due_ns:
             return
+        self._due_ns = (since // FRAME_PERIOD_NS + 1) * FRAME_PERIOD_NS
         if since / SECOND > self._limit + 1e-6:
             self.over = True
             return

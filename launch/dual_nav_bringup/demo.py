@@ -32,6 +32,7 @@ from dual_nav_bringup.closed_loop import ClosedLoop, Interrupted, LoopError, Par
 from dual_nav_bringup.evaluate import Stop
 from dual_nav_bringup.replay import positive
 from dual_nav_bringup.shipped import shipped_model
+from dual_nav_bringup.supervisor import stop_signals
 from dual_nav_util import qos
 from dual_nav_util.stamps import to_nanoseconds
 from nav_msgs_ext.msg import ControllerState, S2Plan
@@ -77,6 +78,14 @@ def choose(name: str, given: str | None, model: str | None) -> str:
     if given in (None, "model"):
         return found or "oracle"
     return given
+
+
+def check_choice(name: str, chosen: str) -> None:
+    """ValueError for what is neither a part that knows the map nor a folder: nodes that cannot be configured are
+    waited for in vain."""
+    known = ("oracle", "random") if name == "S2" else ("oracle",)
+    if chosen not in known and not Path(chosen).is_dir():
+        raise ValueError(f"{name}: {chosen} is no folder; expected a checkpoint folder, or {' or '.join(known)}")
 
 
 def who_drives(s1: str, s2: str, chosen: bool) -> str:
@@ -312,11 +321,12 @@ def free_port() -> int:
 def wait_for_page(address: str, keep_going: Callable[[], bool]) -> None:
     """Until the viewer serves its page; LoopError if it does not."""
     end = time.monotonic() + PAGE_TIMEOUT
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not see this machine's pages
     while time.monotonic() < end:
         if not keep_going():
             raise Interrupted("the page")
         try:
-            urllib.request.urlopen(address, timeout=1.0).close()
+            direct.open(address, timeout=1.0).close()
             return
         except OSError:
             time.sleep(POLL)
@@ -339,10 +349,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("launch", nargs="*", metavar="name:=value", help="further arguments of sim.launch.xml")
     options = parser.parse_args(words)
     stop = Stop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in stop_signals():
         signal.signal(number, stop.on_signal)
     try:
         s1, s2 = (choose(name, getattr(options, name.lower()), options.model) for name in ("S1", "S2"))
+        for name, chosen in (("S1", s1), ("S2", s2)):
+            check_choice(name, chosen)
         say(who_drives(s1, s2, chosen=bool(options.s1 or options.s2 or options.model)))
         launch, wait_for = list(options.launch), "planner_and_controller"
         if options.headless:

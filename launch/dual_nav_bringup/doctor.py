@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import textwrap
 from collections import Counter
@@ -140,10 +141,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--namespace", "-n", help="of the robot (default: ROS_NAMESPACE, else none)")
+    parser.add_argument(
+        "--namespace",
+        "-n",
+        default=os.environ.get("ROS_NAMESPACE"),
+        help="of the robot (default: ROS_NAMESPACE, else none)",
+    )
     parser.add_argument("--seconds", "-s", type=seconds_given, default=10.0, help="to listen (default: 10)")
     parser.add_argument("--json", action="store_true", help="print findings and figures as JSON")
     try:
+        from rclpy.exceptions import NameValidationException
         from rclpy.utilities import remove_ros_args
 
         from dual_nav_bringup.doctor_listener import Listener
@@ -160,6 +167,9 @@ def main(words: Sequence[str] | None = None) -> int:
             seen = Listener(node).listen(options.seconds)
     except KeyboardInterrupt:
         return 130
+    except NameValidationException as error:
+        print(f"doctor: --namespace {options.namespace}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     findings = judge(seen)
     if options.json:
         told = [dataclasses.asdict(finding) | {"level": finding.level.name} for finding in findings]

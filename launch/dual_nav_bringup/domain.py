@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
@@ -10,6 +11,11 @@ import socket
 FIRST_PORT, PORTS_PER_DOMAIN = 7400, 250
 OFFSETS = (0, 10, 12)
 HIGHEST_DOMAIN = 101
+
+
+def own_domain_id() -> str:
+    """NAV_DOMAIN_ID, or a free one. Not ROS_DOMAIN_ID: that may be the robot's, set in its shell for good."""
+    return os.environ.get("NAV_DOMAIN_ID") or str(free_domain_id())
 
 
 def free_domain_id() -> int:

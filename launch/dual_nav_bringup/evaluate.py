@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dual_nav_bringup.closed_loop import ClosedLoop, Interrupted, LoopError, Parts
 from dual_nav_bringup.shipped import shipped_model
+from dual_nav_bringup.supervisor import stop_signals
 from nav_sim.evaluate import ERRORS, argument_parser, output_of, report, settings_of
 from nav_sim.evaluation import InProcess, Output, Settings, evaluate
 
@@ -71,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         else:
             if settings.withheld:
                 raise ValueError("--withhold is for --in-process: over DDS everybody gets what the topics have")
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in stop_signals():
                 signal.signal(number, stop.on_signal)
             summary = over_dds(settings, output, stop, arguments.launch, arguments.record)
     except (*ERRORS, LoopError) as error:

@@ -22,18 +22,19 @@ from pathlib import Path
 
 import psutil
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
-from dual_nav_bringup.domain import free_domain_id
+from dual_nav_bringup.domain import own_domain_id
 from dual_nav_bringup.observer import Observer
 from dual_nav_bringup.player import Player
 from dual_nav_bringup.question import Question
 from dual_nav_bringup.report import summarise, table
-from dual_nav_bringup.supervisor import die_with_parent, exit_status
+from dual_nav_bringup.supervisor import die_with_parent, exit_status, stop_signals
 from dual_nav_util.dds import image_transport_warnings
 from dual_nav_util.recording import SECOND, Recording, RecordingError, choose_topics
 
@@ -139,10 +140,16 @@ class System:
         self._reader.start()
 
     def _read(self) -> None:
-        with self._log.open("w") as sink:
-            for line in self._popen.stdout:
-                sink.write(line)
-                sink.flush()
+        with contextlib.ExitStack() as at_the_end:
+            sink = at_the_end.enter_context(self._log.open("w"))
+            for line in self._popen.stdout:  # to the end, whatever happens: the nodes wait for who reads
+                if sink is not None:
+                    try:
+                        sink.write(line)
+                        sink.flush()
+                    except OSError as error:
+                        self._show(f"{self._log} ends here: {error.strerror}")
+                        sink = None
                 if SHOWN_LOG.search(line):
                     self._show(line.rstrip())
 
@@ -206,11 +213,25 @@ def spinning_node(name: str, namespace: str | None = None) -> Iterator[Node]:
 
 
 class ActiveWatch:
-    """Asks each node for the state of its life cycle."""
+    """Asks each node for the state of its life cycle, and hears from /diagnostics why one could not be configured."""
 
     def __init__(self, node: Node, names: Sequence[str] = NODES):
         self._questions = {name: Question(node, GetState, f"{name}/get_state", GetState.Request()) for name in names}
         self.states = dict.fromkeys(names, "starting")
+        self._failures: dict[str, str] = {}
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            name, _, part = status.name.partition(": ")
+            if name in self.states and part == "life cycle":
+                failed = status.level == DiagnosticStatus.ERROR
+                self._failures[name] = f"{status.name}: {status.message}" if failed else ""
+
+    @property
+    def failure(self) -> str:
+        """Why nodes could not be configured; empty while none has failed."""
+        return "; ".join(text for text in self._failures.values() if text)
 
     def all_active(self) -> bool:
         """Take in answers that have come, ask again, and say whether all nodes are active."""
@@ -229,9 +250,8 @@ def wait_for_nodes(
     while not (watch.all_active() and observer.connected()):
         if (status := system.ended()) is not None:
             raise ReplayError("the nodes ended before they were active, see above", status=status or 1)
-        for name, level, text in [(alert[1], alert[2], alert[3]) for alert in observer.seen.alerts]:
-            if level >= 2 and "life cycle" in name:
-                raise ReplayError(f"{name}: {text}")
+        if watch.failure:
+            raise ReplayError(watch.failure)
         if time.monotonic() - begin > timeout:
             states = ", ".join(f"{name} is {state}" for name, state in watch.states.items())
             raise ReplayError(f"after {timeout:.0f} s the nodes are not active: {states}. Their log: nodes.log")
@@ -292,8 +312,7 @@ class Replay:
         options = self.options
         transport = "compressed" if topics["rgb"].type.endswith("CompressedImage") else "raw"
         arguments = [f"model:={model}", f"rgb_transport:={transport}", *options.launch]
-        if "ROS_DOMAIN_ID" not in os.environ:
-            os.environ["ROS_DOMAIN_ID"] = str(free_domain_id())
+        os.environ["ROS_DOMAIN_ID"] = own_domain_id()
         self.say(f"to watch it in another terminal: export ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}")
         failure: ReplayError | None = None
         with contextlib.ExitStack() as at_the_end:  # from the last to the first
@@ -312,6 +331,9 @@ class Replay:
                 self.stream(system, player)
             except ReplayError as error:
                 failure = error
+        # 130: the launch file was only told to stop.
+        if failure is None and self.stopped_by is None and (status := system.ended()) not in (0, 130):
+            failure = ReplayError("a node failed during the replay, see above", status=status or 1)
         if failure is not None and not player.frame_sent:
             raise failure
         self.report(recording, topics, folder, player, observer, system, model, random_weights, failure)
@@ -434,7 +456,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "launch", nargs="*", metavar="name:=value", help="further arguments of replay.launch.xml (device:=cuda …)"
     )
     replay = Replay(parser.parse_args(words))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in stop_signals():
         signal.signal(number, replay.on_signal)
     try:
         return replay.run()

@@ -28,7 +28,7 @@ from nav_msgs.msg import Path as PathMessage
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from dual_nav_bringup.domain import free_domain_id
+from dual_nav_bringup.domain import own_domain_id
 from dual_nav_bringup.player import LATCHED_QOS, STREAM_QOS, Player
 from dual_nav_bringup.replay import (
     ActiveWatch,
@@ -40,6 +40,7 @@ from dual_nav_bringup.replay import (
     random_model,
     spinning_node,
 )
+from dual_nav_bringup.supervisor import stop_signals
 from dual_nav_util.recording import Recording, RecordingError, choose_topics
 from nav_msgs_ext.msg import S2Plan
 
@@ -203,6 +204,7 @@ class Soak:
         self.options = options
         self.stopped_by: signal.Signals | None = None
         self.samples: dict[str, list[Usage]] = {}
+        self._pids: dict[str, int] = {}
         self.output: Output | None = None
         self._next_sample, self._next_report, self._next_episode = 0.0, REPORT_PERIOD, 0.0
 
@@ -219,7 +221,7 @@ class Soak:
             model = options.model or random_model()
             transport = "compressed" if topics["rgb"].type.endswith("CompressedImage") else "raw"
             arguments = [f"model:={model}", f"rgb_transport:={transport}", *options.launch]
-            os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain_id()))
+            os.environ["ROS_DOMAIN_ID"] = own_domain_id()
             say(f"{bag}, {options.minutes:g} min at rate {options.rate:g}, into {folder}")
             with contextlib.ExitStack() as at_the_end:
                 node = at_the_end.enter_context(spinning_node("soak"))
@@ -229,12 +231,21 @@ class Soak:
                 instruction = node.create_publisher(String, "instruction", LATCHED_QOS)
                 self.output = Output(node)
                 self._wait(system, ActiveWatch(node))
-                self._play(system, player, lambda: instruction.publish(String(data=INSTRUCTION)))
+                try:
+                    self._play(system, player, lambda: instruction.publish(String(data=INSTRUCTION)))
+                    self._look_at_processes(system, options.minutes)
+                except ReplayError:
+                    if self.samples:  # what was used until then is what one wants to see
+                        write_usage(folder, self.samples, 60.0 * options.warm_up)
+                        say(f"{folder}: usage.csv, memory.png, nodes.log")
+                    raise
         return self._report(folder)
 
     def _wait(self, system: System, watch: ActiveWatch) -> None:
         end = time.monotonic() + self.options.start_timeout
         while not watch.all_active():
+            if watch.failure:
+                raise ReplayError(watch.failure)
             if system.ended() is not None or time.monotonic() > end or self.stopped_by is not None:
                 raise ReplayError(f"the nodes are not active: {watch.states}; see nodes.log")
             time.sleep(0.05)
@@ -260,7 +271,7 @@ class Soak:
             raise ReplayError("the nodes have ended, see above")
         if (silence := self.output.silent()) is not None:
             raise ReplayError(f"after {elapsed / 60:.1f} min: {silence}")
-        for name, process in system.processes().items():
+        for name, process in self._look_at_processes(system, elapsed / 60).items():
             with contextlib.suppress(psutil.Error, OSError):
                 self.samples.setdefault(name, []).append(usage_of(process, elapsed))
         if elapsed >= self._next_report:
@@ -270,6 +281,17 @@ class Soak:
                 f"{name} {u.memory_mb:.1f} MB {u.threads} threads {u.handles} handles" for name, u in newest.items()
             ]
             say(f"{elapsed / 60:5.1f} min  {', '.join(texts)}, {self.output.counts}")
+
+    def _look_at_processes(self, system: System, minutes: float) -> dict[str, psutil.Process]:
+        """The nodes' processes; ReplayError when one has ended: the launch file starts some of them again, and memory
+        that a crash gave back would pass for memory that never grew."""
+        processes = system.processes()
+        for name, process in processes.items():
+            self._pids.setdefault(name, process.pid)
+        gone = [name for name, pid in self._pids.items() if name not in processes or processes[name].pid != pid]
+        if gone and self.stopped_by is None:
+            raise ReplayError(f"after {minutes:.1f} min: {', '.join(gone)} has ended, see nodes.log")
+        return processes
 
     def _report(self, folder: Path) -> int:
         warm_up = 60.0 * self.options.warm_up
@@ -318,7 +340,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.warm_up >= options.minutes:
         parser.error(f"--warm-up {options.warm_up:g} must be shorter than --minutes {options.minutes:g}")
     soak = Soak(options)
-    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signal_number in stop_signals():
         signal.signal(signal_number, soak.on_signal)
     try:
         return soak.run()

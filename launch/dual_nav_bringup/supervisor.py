@@ -40,6 +40,12 @@ def how_it_ended(returncode: int) -> str:
     return f"ended with exit status {returncode}" if returncode else "ended"
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask for an orderly end; not SIGHUP where nohup had it ignored."""
+    hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return signal.SIGINT, signal.SIGTERM, *hung_up
+
+
 def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     """For `preexec_fn`: the child gets `death_signal` when the thread that starts it is gone.
 
@@ -107,8 +113,7 @@ class Supervisor:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(wake_write, False)
         self.selector.register(self._wake_read, selectors.EVENT_READ)
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-        before = {number: signal.signal(number, self._on_signal) for number in wanted}
+        before = {number: signal.signal(number, self._on_signal) for number in (*stop_signals(), signal.SIGCHLD)}
         wakeup_before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         try:
             while any(child.alive or child.start_at is not None for child in self.children):
@@ -260,9 +265,12 @@ class Supervisor:
 
 
 def write_line(text: str) -> None:
-    """To standard output, at once; a reader that is gone does not stop the processes from being looked after."""
+    """To standard output, at once. A reader or terminal that is gone or a full disk does not stop the processes from
+    being looked after: a supervisor that ends kills them, and the robot would not be told to stand."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
+    except UnicodeEncodeError:
+        write_line(text.encode("ascii", "backslashreplace").decode())
+    except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)

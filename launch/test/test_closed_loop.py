@@ -49,7 +49,9 @@ MODEL_ROUNDING = 0.02  # metres
 
 @pytest.fixture(autouse=True)
 def own_domain(monkeypatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain_id()))
+    domain = str(free_domain_id())
+    for name in ("ROS_DOMAIN_ID", "NAV_DOMAIN_ID"):
+        monkeypatch.setenv(name, domain)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 

@@ -77,6 +77,13 @@ def test_a_model_in_the_folder_models_drives_unless_something_else_is_said(tmp_p
     assert "models/small" in who_drives("models/small", "oracle", chosen=True)
 
 
+def test_a_checkpoint_that_is_not_there_is_said_at_once(tmp_path):
+    with demo(tmp_path, "--headless", "--s1", "orcale") as process:
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert output == "demo: S1: orcale is no folder; expected a checkpoint folder, or oracle\n"
+
+
 def test_the_summary_has_means_over_episodes_and_the_sum_of_collisions():
     found = summary([result(), result(success=False, spl=0.0, navigation_error=2.4, collisions=3)], (10.0, 0.5))
     assert found == {

@@ -1,5 +1,7 @@
 """The runner starts real processes, passes their output and exit status on, stops them, and leaves none behind."""
 
+import contextlib
+import io
 import os
 import pty
 import signal
@@ -12,6 +14,8 @@ import psutil
 import pytest
 
 pytest.importorskip("ament_index_python", reason="needs ROS 2: source scripts/env.sh")
+
+from dual_nav_bringup.supervisor import write_line
 
 RUNNER = [sys.executable, "-m", "dual_nav_bringup.launch_runner"]
 SLEEP = "print('up', flush=True); import time; time.sleep(60)"
@@ -143,6 +147,42 @@ def test_ctrl_c_works_from_a_shell_that_ignores_sigint_in_the_background(tmp_pat
     run.popen.send_signal(signal.SIGINT)
     assert run.end() == 130
     assert "KeyboardInterrupt" in run.output
+
+
+def test_a_hang_up_ends_the_run_but_not_one_under_nohup(tmp_path):
+    run = Run(launch_file(tmp_path, one=CLEAN))
+    run.until("up")
+    run.popen.send_signal(signal.SIGHUP)
+    assert run.end() == 128 + signal.SIGHUP
+
+    def ignore_sighup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    run = Run(launch_file(tmp_path, one=CLEAN), preexec_fn=ignore_sighup)
+    run.until("up")
+    run.popen.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert run.popen.poll() is None
+    run.popen.send_signal(signal.SIGINT)
+    assert run.end() == 130
+
+
+def test_a_full_disk_or_a_terminal_that_is_gone_does_not_end_the_run(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        write_line("lost")
+        write_line("lost, too")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_a_terminal_without_the_letters_of_an_answer_still_gets_the_lines(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    write_line("the planner says ↓")
+    write_line("more")
+    assert terminal.buffer.getvalue() == b"the planner says \\u2193\nmore\n"
 
 
 def test_closed_output_of_a_process_does_not_keep_the_runner_busy(tmp_path):

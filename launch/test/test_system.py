@@ -48,7 +48,9 @@ def corridor(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_domain(monkeypatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(free_domain_id()))
+    domain = str(free_domain_id())
+    for name in ("ROS_DOMAIN_ID", "NAV_DOMAIN_ID"):
+        monkeypatch.setenv(name, domain)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 
@@ -183,6 +185,21 @@ def test_ctrl_c_in_a_replay_gives_the_figures_so_far_and_leaves_no_process(tmp_p
     assert summary["plans"] > 0
     assert len(processes) == 2
     assert not left_running(processes)
+
+
+def test_a_replay_whose_controller_is_killed_gives_the_figures_and_fails(tmp_path, model, corridor):
+    command = [*REPLAY, "--bag", corridor, "--model", model, "--out", tmp_path / "result", "--loop", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        for line in run.stderr:
+            if "both nodes active" in line:
+                break
+        time.sleep(2)
+        (controller,) = node_processes("s1_controller")
+        controller.kill()
+        output, said = run.communicate(timeout=120)
+    assert run.returncode == 128 + signal.SIGKILL
+    assert not json.loads(output.splitlines()[-1])["complete"]
+    assert "a node failed during the replay" in said
 
 
 def test_a_replay_that_is_killed_takes_the_nodes_along(tmp_path, model, corridor):

@@ -170,6 +170,7 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, previous: LifecycleState) -> TransitionCallbackReturn:
         try:
+            self._typed_parameters.freeze()
             self.configure(self._typed_parameters.read())
         except Exception as error:
             self._failure = f"configuration failed: {error or type(error).__name__}"

@@ -26,14 +26,15 @@ class NodeParameters(Generic[T]):
     declared with its default, the bad value is remembered, and `read` reports it, so that configuration fails with a
     message instead of the process at start. Setting the parameter to a good value heals that.
 
-    Between `lock` and `unlock` only dynamic fields can be set; `on_change` gets the new object then.
+    Between `lock` and `unlock` only dynamic fields can be set; `on_change` gets the new object then. From `freeze` to
+    the one or the other none can: what was read is being made use of.
     """
 
     def __init__(self, node: Node, spec: type[T], on_change: Callable[[T], None] | None = None) -> None:
         self._node = node
         self._spec = spec
         self._on_change = on_change
-        self._locked = False
+        self._locked = self._frozen = False
         self._refused: dict[str, Any] = {}
         self._rules: dict[str, Rule] = {}
         types = get_type_hints(spec)
@@ -51,13 +52,17 @@ class NodeParameters(Generic[T]):
         values = {name: self._node.get_parameter(name).value for name in self._rules}
         return build(self._spec, values | self._refused)
 
+    def freeze(self) -> None:
+        """From now on no parameter can be set."""
+        self._frozen = True
+
     def lock(self) -> None:
         """From now on only dynamic parameters can be set."""
-        self._locked = True
+        self._locked, self._frozen = True, False
 
     def unlock(self) -> None:
         """All parameters can be set again; they are read at the next configuration."""
-        self._locked = False
+        self._locked = self._frozen = False
 
     def _declare(self, name: str, default: Any, kind: type, rule: Rule) -> None:
         node, descriptor = self._node, _descriptor(kind, rule)
@@ -80,6 +85,12 @@ class NodeParameters(Generic[T]):
         wanted = {change.name: change.value for change in changes if change.name in self._rules}
         if not wanted:
             return SetParametersResult(successful=True)
+        if self._frozen:
+            return SetParametersResult(
+                successful=False,
+                reason=f"parameter '{next(iter(wanted))}' cannot change while the node is being configured: "
+                "set it again when that is done",
+            )
         fixed = [name for name in wanted if not self._rules[name].dynamic]
         if self._locked and fixed:
             return SetParametersResult(

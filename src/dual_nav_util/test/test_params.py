@@ -105,6 +105,18 @@ def test_while_locked_only_dynamic_parameters_change_and_the_reason_is_given(mak
     assert node.set_parameters([Parameter("mode", value="partial_async")])[0].successful
 
 
+def test_while_what_was_read_is_made_use_of_nothing_changes(make_node):
+    node, changes = make_node(), []
+    parameters = NodeParameters(node, Example, changes.append)
+    parameters.freeze()
+    refused = node.set_parameters([Parameter("fast", value=0.8)])[0]
+    assert not refused.successful
+    assert "'fast' cannot change while the node is being configured" in refused.reason
+    parameters.lock()
+    assert node.set_parameters([Parameter("fast", value=0.8)])[0].successful
+    assert [change.fast for change in changes] == [0.8]
+
+
 def test_a_number_without_range_or_with_a_default_outside_it_cannot_be_declared():
     with pytest.raises(TypeError, match="low and high"):
         parameter(1.0, "no range")
