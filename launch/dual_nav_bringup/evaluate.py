@@ -8,6 +8,7 @@ nothing else is said, and oracles where there is none. Arguments name:=value go 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,10 @@ class Stop:
         return self.by is None
 
 
-def over_dds(settings: Settings, output: Output, stop: Stop, launch: Sequence[str], record: bool) -> dict:
+def over_dds(settings: Settings, output: Output, stop: Stop, record: bool) -> dict:
     """Evaluate with all parts as processes."""
-    parts = Parts(settings.s1, settings.s2, settings.simulator.look, settings.seed, launch=tuple(launch))
+    look, launch = settings.simulator.look, settings.launch
+    parts = Parts(settings.s1, settings.s2, look, settings.seed, launch=launch)
     show = lambda line: tqdm.write(line, file=sys.stderr)  # noqa: E731
     with ClosedLoop(
         parts, output.folder, show, stop.keep_going, images=output.video, record=record
@@ -65,6 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
     stop = Stop()
     try:
         settings, output = settings_of(arguments), output_of(arguments)
+        settings = dataclasses.replace(settings, launch=tuple(sorted(arguments.launch)))
         if arguments.in_process:
             if arguments.record or arguments.launch:
                 raise ValueError("--record and name:=value need processes: leave --in-process out")
@@ -74,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 raise ValueError("--withhold is for --in-process: over DDS everybody gets what the topics have")
             for number in stop_signals():
                 signal.signal(number, stop.on_signal)
-            summary = over_dds(settings, output, stop, arguments.launch, arguments.record)
+            summary = over_dds(settings, output, stop, arguments.record)
     except (*ERRORS, LoopError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1

@@ -31,8 +31,8 @@ from dual_nav_training.workers import in_processes
 from nav_sim import expert, gl
 from nav_sim.camera import Camera
 from nav_sim.episodes import EPISODES_PER_FLAT, FAMILIES, SPLITS, Episode, make_worded_episode
+from nav_sim.furniture import attribution
 from nav_sim.grid import CELL_M
-from nav_sim.paths import debian_folder
 from nav_sim.scene import LOOKS, SceneError, available_look
 from nav_sim.sensors import DepthSensor
 from nav_sim.simulator import Config, Pose, Simulator
@@ -296,7 +296,8 @@ def make_dataset(
     lines, left = _resume(out, settings, tasks)
     _write_about(out, settings, lines, complete=False)
     if available_look(settings.look) == "furniture":
-        shutil.copy(debian_folder("sweethome3d-furniture") / _COPYRIGHT, out / NOTICE)
+        for notice in attribution():
+            shutil.copy(notice, out / NOTICE)
     total = sum(len(task.keys) for task in tasks)
     before = total - sum(len(task.keys) for task in left)
     with (out / LOG).open("a") as log, tqdm(
@@ -316,9 +317,6 @@ def make_dataset(
             for line in in_processes(write_scenes, left, workers):
                 note(line)
     return _write_about(out, settings, lines, complete=True)
-
-
-_COPYRIGHT = Path("usr/share/doc/sweethome3d-furniture/copyright")
 
 
 def _write_about(out: Path, settings: Settings, lines: Sequence[dict[str, Any]], complete: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ model/              the result, in the layout both nodes load
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from importlib.metadata import version
@@ -24,12 +23,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dual_nav_training.checkpoint_writer import write_json
 from dual_nav_training.revision import git_revision
-from dual_nav_util.checkpoint import TORCH_SUFFIXES
 
 # What a run may change when it goes on: nothing that decides what the next step computes.
 _FREE_SETTINGS = ("logging_steps", "save_steps", "save_total_limit", "eval_steps", "dataloader_num_workers")
 _PARTIAL = ".partial"
-_SEEN_BYTES = 1 << 22
 
 
 class RunError(RuntimeError):
@@ -81,18 +78,6 @@ class RunFolder:
         write_json(partial, {**description, "settings": settings, **facts})
         partial.rename(record)
         (self.path / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """Hash of size, begin and end of the files with weights in a checkpoint folder: reads little of large ones."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in Path(folder).iterdir() if p.suffix in (".safetensors", *TORCH_SUFFIXES)):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {size} ".encode() + file.read(_SEEN_BYTES))
-            file.seek(max(0, size - _SEEN_BYTES))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 def is_finished(checkpoint: Path) -> bool:

@@ -42,11 +42,11 @@ from dual_nav_training.modules import (
     set_dropout,
     trained_tensors,
 )
-from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, is_finished, weights_fingerprint
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, is_finished
 from dual_nav_training.train_config import ConfigError, TrainConfig, load_config
 from dual_nav_training.trainable import add_adapters, choose_parameters, table
 from dual_nav_training.trainer import NavTrainer, reason
-from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
+from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, weights_fingerprint
 from s1_controller_node.checkpoint import build_model, described, variant_of
 from s2_planner_node.checkpoint import generation_settings, load_protocol
 from s2_planner_node.image_processor import ImageProcessor

@@ -11,6 +11,7 @@ pages of the wanted tensors are touched.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 TORCH_SUFFIXES = (".pth", ".ckpt", ".pt")
+_SEEN_BYTES = 1 << 22  # of a file with weights, at each end
 
 # What a snapshot from the hub needs; Python files of a repository are never fetched, let alone run.
 _HUB_PATTERNS = (
@@ -318,3 +320,15 @@ def _read_torch_file(file: Path) -> dict[str, Tensor]:
 def _converted(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
     # copy=True: the result must not keep the memory-mapped file alive.
     return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None, copy=True)
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Hash of size, begin and end of the files with weights in a checkpoint folder: reads little of large ones."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).iterdir() if p.suffix in (".safetensors", *TORCH_SUFFIXES)):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {size} ".encode() + file.read(_SEEN_BYTES))
+            file.seek(max(0, size - _SEEN_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

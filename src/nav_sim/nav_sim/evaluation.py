@@ -29,6 +29,7 @@ from .episodes import EPISODES_PER_FLAT, FAMILIES, SUCCESS_RADIUS, Episode, make
 from .grid import Point
 from .judge import Judge, Result, summarise
 from .oracles import KIND_ACTIONS, OracleController, OraclePlanner, PlanMade, RandomPlanner, goal_on_floor
+from .scene import available_look
 from .sensors import DepthSensor
 from .simulator import Config, Pose, Simulator
 
@@ -184,6 +185,7 @@ class Settings:
     time_limit: float = 120.0  # simulated seconds
     simulator: Config = field(default_factory=Config)
     withheld: tuple[str, ...] = ()  # of WITHHELD
+    launch: tuple[str, ...] = ()  # further arguments of the launch file, where there is one
 
     def __post_init__(self) -> None:
         unknown = [what for what in self.withheld if what not in WITHHELD]
@@ -385,7 +387,20 @@ def _in_processes(tasks: list[tuple], processes: int, count: int) -> Iterator[di
 
 
 def _stored_settings(settings: Settings) -> dict:
-    return json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
+    """With what the settings only name: the look that is there, and the weights in the folders."""
+    values = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
+    values["simulator"]["look"] = available_look(settings.simulator.look)
+    return values | {"weights": _weights(settings)}
+
+
+def _weights(settings: Settings) -> list[str]:
+    """What tells the weights of S2 and S1 from others at the same place."""
+    folders = [Path(folder) for folder in (settings.s2, settings.s1) if Path(folder).is_dir()]
+    if not folders:
+        return []
+    from dual_nav_util.checkpoint import weights_fingerprint  # imports torch
+
+    return [weights_fingerprint(folder) for folder in folders]
 
 
 class ResumeError(EvaluationError):

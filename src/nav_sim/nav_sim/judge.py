@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from .episodes import SUCCESS_RADIUS, Episode, footprint_distance, goal_field
-from .grid import Point
+from .episodes import SUCCESS_RADIUS, Episode, footprint_distance, goal_field, success_field
+from .grid import Point, path_length
 from .simulator import Pose, Simulator, wrapped
 
 MIN_VISIBLE_SHARE = 0.001  # of the pixels of the level or the look-down image that show the goal object at the STOP
@@ -49,11 +50,18 @@ class Judge:
     """Watches one episode: `observe` at every camera frame, `result` at its end.
 
     After the STOP the robot may roll out: what counts is where it comes to rest.
+
+    shortest: metres from the start to the nearest place where a STOP would count.
     """
 
     def __init__(self, episode: Episode, radius: float = SUCCESS_RADIUS) -> None:
         self.episode = episode
         self.radius = radius
+        self.shortest = episode.shortest
+        if radius != SUCCESS_RADIUS:
+            with contextlib.suppress(ValueError):  # nothing so near can be driven to
+                start = (episode.start.x, episode.start.y)
+                self.shortest = path_length(success_field(episode.flat, episode.goals, radius).path(start))
         self.driven: list[Point] = [(episode.start.x, episode.start.y)]
         self.path_length = 0.0
         self.pose = episode.start
@@ -65,13 +73,15 @@ class Judge:
 
     def _watch(self, pose: Pose) -> None:
         # Reachable and near: a goal object behind a wall does not count as reached.
-        if self._distance(pose)[0] <= self.radius:
+        if self._distance(pose) <= self.radius:
             self._nearest = min(self._nearest, self._field.at((pose.x, pose.y)))
 
-    def _distance(self, pose: Pose) -> tuple[float, int]:
-        """Distance to the footprint of the nearest goal object, and which it is."""
-        items = self.episode.flat.items
-        return min((footprint_distance(items[goal], (pose.x, pose.y)), goal) for goal in self.episode.goals)
+    def _distance(self, pose: Pose) -> float:
+        """Distance to the footprint of the nearest goal object."""
+        return min(self._distance_to(goal, pose) for goal in self.episode.goals)
+
+    def _distance_to(self, goal: int, pose: Pose) -> float:
+        return footprint_distance(self.episode.flat.items[goal], (pose.x, pose.y))
 
     def observe(self, time: float, pose: Pose) -> None:
         """The robot's true pose this many simulated seconds after the instruction."""
@@ -101,13 +111,15 @@ class Judge:
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome: expected one of {', '.join(OUTCOMES)}, got {outcome!r}")
         episode, pose = self.episode, self.pose
-        distance, goal = self._distance(pose)
+        distance = self._distance(pose)
+        near = [goal for goal in episode.goals if self._distance_to(goal, pose) <= self.radius]
         share = 0.0
-        if outcome == "stopped" and distance <= self.radius:
+        if outcome == "stopped" and near:
             simulator.place(pose)
-            share = max(simulator.visible_share(goal, camera) for camera in simulator.cameras)
-        success = outcome == "stopped" and distance <= self.radius and share >= MIN_VISIBLE_SHARE
-        spl = episode.shortest / max(self.path_length, episode.shortest) if success else 0.0
+            share = max(simulator.visible_share(goal, camera) for goal in near for camera in simulator.cameras)
+        success = outcome == "stopped" and bool(near) and share >= MIN_VISIBLE_SHARE
+        way = max(self.path_length, self.shortest)
+        spl = (self.shortest / way if way > 0.0 else 1.0) if success else 0.0
         return Result(
             name=episode.name,
             family=episode.family,
@@ -120,7 +132,7 @@ class Judge:
             collisions=collisions,
             time=max(decided, self._moved_until) if outcome == "stopped" else self._observed_until,
             path_length=self.path_length,
-            shortest=episode.shortest,
+            shortest=self.shortest,
             outcome=outcome,
             distance_at_stop=distance,
             visible_share=share,

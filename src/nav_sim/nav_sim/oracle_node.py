@@ -180,7 +180,10 @@ class OracleS2(_OracleNode):
         if refused:
             self._planner = _AtALoss(refused)
         elif episode.goals:
-            self._planner = PLANNERS[self._settings.planner](episode, cameras)
+            try:
+                self._planner = PLANNERS[self._settings.planner](episode, cameras)
+            except ValueError as error:
+                self._planner = _AtALoss(f"I cannot get there: {error}.")
         else:
             self._planner = _AtALoss(f"I see no such thing here. There are: {things_in(episode.flat)}.")
         self._episode_id += 1

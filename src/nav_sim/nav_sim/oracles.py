@@ -100,6 +100,8 @@ class OraclePlanner:
         if not len(cells):
             # Nothing that close can be driven to: as near as the flat allows.
             cells, distances = cells_near(self._flat, self._goals, LAST_RESORT_DISTANCE)
+            if not len(cells):
+                raise ValueError("no place near a goal has it in sight")
             nearest = distances <= distances.min() + 0.05
             cells, distances = cells[nearest], distances[nearest]
         self._enough = float(distances.max()) + 0.05

@@ -17,7 +17,7 @@ from .sensors import DepthSensor
 from .simulator import Config, OdometryNoise, Pose
 from .worlds import Flat, make_flat
 
-_EPISODE_NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d+)-({'|'.join(FAMILIES)})-(\d+)")
+_EPISODE_NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{1,3}})-({'|'.join(FAMILIES)})-(\d{{1,5}})")
 
 
 def _parts(name: str) -> re.Match[str]:
@@ -25,7 +25,7 @@ def _parts(name: str) -> re.Match[str]:
     if match is None:
         raise ParameterError(
             f"parameter 'episode' is {name!r}: must be <{'|'.join(SPLITS)}>-<seed>-<{'|'.join(FAMILIES)}>-<number>, "
-            "such as test-0-object-0001"
+            "such as test-0-object-0001, seed 0 to 999, number 0 to 99999"
         )
     return match
 

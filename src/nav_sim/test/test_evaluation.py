@@ -191,6 +191,32 @@ def test_a_stop_counts_only_near_the_goal_and_with_it_in_view(rendering):
             verdict(at_goal, "won")
 
 
+def test_with_another_radius_the_shortest_way_ends_there():
+    episode = make_episode("test", 9, "object", 1)
+    shortest = [Judge(episode, radius).shortest for radius in (0.7, 1.0, 1.5)]
+    assert shortest[1] == episode.shortest
+    assert shortest[0] > shortest[1] > shortest[2] > 0.0
+    assert shortest[1] - shortest[2] == pytest.approx(0.5, abs=0.15)
+
+
+def test_of_several_goals_the_one_that_is_seen_counts(rendering):
+    """Another stands nearer, behind the robot's back."""
+    episode = make_episode("test", 9, "object", 1)
+    with Simulator(episode.flat, SETTINGS.simulator) as simulator:
+        run_episode(episode, SETTINGS, simulator, Oracles())
+        judge = Judge(episode)
+        judge.observe(0.0, simulator.pose)
+        others = [n for n in range(len(episode.flat.items)) if n not in episode.goals]
+        both = replace(episode, goals=(*episode.goals, others[0]))
+        judge = Judge(both)
+        judge._distance_to = lambda goal, _: 0.1 if goal == others[0] else 0.8
+        judge.observe(0.0, simulator.pose)
+        shares = {others[0]: 0.0}
+        seen = simulator.visible_share
+        simulator.visible_share = lambda goal, camera: shares.get(goal, seen(goal, camera))
+        assert judge.result(simulator, "stopped", plans=1, collisions=0, decided=0.0).success
+
+
 def test_what_counts_is_where_the_robot_comes_to_rest_after_the_stop():
     episode = make_episode("test", 9, "object", 1)
     judge = Judge(episode)
@@ -233,7 +259,7 @@ def test_acting_at_random_fails(rendering, tmp_path):
     assert summary["all"]["success"]["value"] <= 1 / 9
 
 
-def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_path):
+def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_path, monkeypatch):
     oracles = InProcess(Oracles())
     whole = evaluate(SETTINGS, Output(tmp_path / "whole"), oracles, processes=2, quiet=True)
     assert len(list((tmp_path / "whole" / "pictures").glob("*.png"))) == SETTINGS.episodes
@@ -250,8 +276,12 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(rendering, tmp_pat
         json.loads(line)["name"] for line in lines[:2]
     ]
     assert "object" in table(resumed)
-    with pytest.raises(ResumeError, match="other settings"):
-        evaluate(Settings(seed=8, episodes=3, simulator=Config(look="plain")), cut, oracles, 1, True)
+    for other in ({"seed": 8}, {"launch": ("people:=3",)}, {"seed": 9}):
+        settings = Settings(**{"seed": 9, "episodes": 3, "simulator": Config(look="plain"), **other})
+        if other == {"seed": 9}:  # the same, but for the weights behind a name
+            monkeypatch.setattr("nav_sim.evaluation._weights", lambda _: ["others"])
+        with pytest.raises(ResumeError, match="other settings"):
+            evaluate(settings, cut, oracles, 1, True)
 
 
 def killed(*_):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,7 @@ class NavViewer(ManagedNode):
 
         depth = cloud = cloud_pose = None
         if "depth" in newest:
-            depth = images.depth_from_image(newest["depth"], "depth")
+            depth = self._readable(images.depth_from_image, newest["depth"], "depth")
             cloud_pose = self._pose_at(newest["depth"])
         if camera is not None and depth is not None and cloud_pose is not None:
             cloud = camera.cloud(depth, rgb, CLOUD_STEP, CLOUD_REACH, CLOUD_TOP)
@@ -293,17 +294,25 @@ class NavViewer(ManagedNode):
         cells = np.array(grid.data, dtype=np.int8).reshape(grid.info.height, grid.info.width)
         plan = plan_of_grid(cells, grid.info.resolution, origin.x, origin.y)
         if picture is not None:
-            rgb = images.rgb_from_image(picture, "map_picture")
-            plan = FloorPlan(plan.x, plan.y, plan.width, plan.height, rgb)
+            rgb = self._readable(images.rgb_from_image, picture, "map_picture")
+            if rgb is not None:
+                plan = FloorPlan(plan.x, plan.y, plan.width, plan.height, rgb)
         self._floor = plan
         self._page.set_plan(plan)
 
     def _rgb(self, message: Image | CompressedImage | None) -> np.ndarray | None:
         if message is None:
             return None
-        if isinstance(message, CompressedImage):
-            return images.rgb_from_compressed(message, "rgb")
-        return images.rgb_from_image(message, "rgb")
+        compressed = isinstance(message, CompressedImage)
+        return self._readable(images.rgb_from_compressed if compressed else images.rgb_from_image, message, "rgb")
+
+    def _readable(self, read: Callable[[Any, str], np.ndarray], message: Any, topic: str) -> np.ndarray | None:
+        """The image; None for one that cannot be used: the rest of the page, and its button to stop, go on."""
+        try:
+            return read(message, topic)
+        except images.ImageError as error:
+            self.incidents.report(topic, str(error))
+            return None
 
     def _camera(self, message: CameraInfo | None) -> Camera | None:
         if message is None or not message.k[0]:
@@ -332,8 +341,8 @@ class NavViewer(ManagedNode):
         else:
             with self._lock:
                 message = self._depths.get(to_nanoseconds(plan.header.stamp))
-            if message is not None:
-                measured = images.depth_from_image(message, "depth")
+            measured = None if message is None else self._readable(images.depth_from_image, message, "depth")
+            if measured is not None:
                 at = (
                     round(row * measured.shape[0] / camera.height),
                     round(column * measured.shape[1] / camera.width),

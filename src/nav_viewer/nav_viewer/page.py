@@ -10,11 +10,16 @@ import contextlib
 import io
 import logging
 import math
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import viser
+import websockets.asyncio.server
 
 from .colours import DRIVEN, GOAL, PATH
 from .geometry import Pose, segments
@@ -29,6 +34,7 @@ _LOOK_AT = (0.9, 0.0, 0.2)
 _ORIGIN = Pose()
 _NO_LINES = np.zeros((1, 2, 3), np.float32)  # one that is not seen
 _NO_POINTS = np.zeros((0, 3), np.float32)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +62,45 @@ class View:
     can_stop: bool = False
 
 
+def _of_own_page(serve: Callable[..., Any]) -> Callable[..., Any]:
+    """`serve` of websockets that refuses what pages of other sites ask for, for which viser has no check: any site
+    that a browser on this machine opens could instruct the robot otherwise, or release a robot that was stopped."""
+
+    def checked(handler: Any, host: str, port: int, *, process_request: Any, **options: Any) -> Any:
+        def check(connection: Any, request: Any) -> Any:
+            origin, asked = request.headers.get("Origin"), request.headers.get("Host", "")
+            foreign = origin is not None and urlsplit(origin).netloc != asked
+            # A name of somebody else's that leads here: its pages would count as our own.
+            rebound = host in _LOOPBACK and urlsplit(f"//{asked}").hostname not in _LOOPBACK
+            if foreign or rebound:
+                return connection.respond(403, "this page is not for other sites\n")
+            return process_request(connection, request)
+
+        return serve(handler, host, port, process_request=check, **options)
+
+    return checked
+
+
+def check_host(host: str) -> None:
+    """ValueError for what is no address of this machine: viser would wait for ever."""
+    try:
+        if not host:
+            raise OSError("it is empty")
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"parameter 'host' is {host!r}: no address of this machine ({error}); 127.0.0.1 is for this machine "
+            "only, 0.0.0.0 for everybody"
+        ) from None
+
+
 class Page:
     """Serves the page; `show` brings it up to date.
 
     Args:
-        host, port: where; the next free port is taken if it is in use.
+        host, port: where; the next free port is taken if it is in use. ValueError for a host that is not this one.
         robot_radius: of the robot as drawn [m].
         on_instruction, on_stop, on_release: what a person does, called in a thread of the page.
     """
@@ -75,8 +115,15 @@ class Page:
         on_release: Callable[[], None],
     ) -> None:
         logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a browser that goes away is no error
-        with contextlib.redirect_stdout(io.StringIO()):  # its banner; the node says the address
+        check_host(host)
+        server = websockets.asyncio.server
+        with (
+            contextlib.redirect_stdout(io.StringIO()),  # its banner; the node says the address
+            mock.patch.object(server, "serve", _of_own_page(server.serve)),
+        ):
             self._server = viser.ViserServer(host=host, port=port, label="Dual-system navigation", verbose=False)
+        # A client may ask for a tunnel through a public server, whether there is a button for it or not.
+        self._server.request_share_url = lambda *_, **__: None  # type: ignore[method-assign]
         self.address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self._server.get_port()}"
         self._radius = robot_radius
         self._heading = 0.0  # of the view

@@ -6,6 +6,7 @@ It needs Chromium or Chrome, installed or fetched by `scripts/fetch_debian.py --
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path as FilePath
 import cv2
 import numpy as np
 import pytest
+import viser
 from geometry_msgs.msg import Point, PoseStamped
 from nav_msgs.msg import Odometry, Path
 from playwright.sync_api import sync_playwright
@@ -22,6 +24,9 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA, Header, String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from dual_nav_util import images, qos
 from dual_nav_util.stamps import to_stamp
@@ -29,6 +34,7 @@ from dual_nav_util.testing import Graph
 from nav_msgs_ext.msg import ControllerState, S2Plan
 from nav_viewer.colours import DRIVEN, PATH
 from nav_viewer.node import NavViewer
+from nav_viewer.page import check_host
 
 ROOT = FilePath(__file__).resolve().parents[3]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -193,6 +199,27 @@ def until(condition: Callable[[], object], what: str) -> object:
             return found
         time.sleep(0.5)
     raise AssertionError(f"{what}: not within {PATIENCE:g} s")
+
+
+def test_pages_of_other_sites_are_refused_and_no_tunnel_is_opened(viewer):
+    port = int(viewer._page.address.rpartition(":")[2])
+    page, protocol = f"ws://127.0.0.1:{port}", [Subprotocol(f"viser-v{viser.__version__}")]
+    for asked in (
+        {"origin": "http://evil.example"},
+        {"origin": "http://evil.example", "additional_headers": {"Host": f"evil.example:{port}"}},
+    ):
+        with pytest.raises(InvalidStatus) as refused, connect(page, subprotocols=protocol, **asked):
+            pass
+        assert refused.value.response.status_code == 403
+    with connect(page, subprotocols=protocol, origin=f"http://127.0.0.1:{port}") as own:
+        assert own.recv(timeout=PATIENCE)
+    assert viewer._page._server.request_share_url() is None
+
+
+@pytest.mark.parametrize("host", ["", "203.0.113.7", "no.such.name.invalid"])
+def test_a_host_that_is_not_this_machine_is_named(host):
+    with pytest.raises(ValueError, match=re.escape(f"parameter 'host' is {host!r}: no address of this machine")):
+        check_host(host)
 
 
 def test_without_a_browser_nothing_is_drawn_and_no_image_asked_for(graph, robot, viewer):

@@ -156,8 +156,14 @@ class _Asker:
         if family == "relation":
             colour = colour if rng.random() < 0.5 else ""
             landmark = _name(*self._called(self._one_of(marks))) if marks and rng.random() < _BESIDE else None
-            sentence = relation_instruction(rng, _name(kind, colour), landmark, self._things.rooms[goal], self._split)
-            return self._question(sentence, (kind, colour), (goal,), goal)
+            rooms = self._things.rooms
+            sentence = relation_instruction(rng, _name(kind, colour), landmark, rooms[goal], self._split)
+            alike = (goal,)
+            if landmark is None:  # whatever is called so in that room will do
+                called = [i for i in self._present if self._is_called(i, kind, colour)]
+                alike = tuple(i for i in called if rooms[i] == rooms[goal])
+                goal = best(self._view, [i for i in alike if i in self._clear])
+            return self._question(sentence, (kind, colour), alike, goal)
         if rng.random() < 0.25 and all(names[i][0] != kind for i in self._present if i != goal):
             colour = ""
         alike = tuple(i for i in self._present if names[i] == (kind, colour or names[goal][1]))

@@ -21,12 +21,12 @@ from dual_nav_training import batches
 from dual_nav_training.checkpoint_writer import write_json
 from dual_nav_training.conversation import ConversationMaker
 from dual_nav_training.modules import Mode
-from dual_nav_training.run_folder import RunError, weights_fingerprint
+from dual_nav_training.run_folder import RunError
 from dual_nav_training.small.checkpoint import SYSTEM1_SIZES, dual_config, write_small_checkpoint
 from dual_nav_training.small.ways import Ways
 from dual_nav_training.train import Collate, train
 from dual_nav_training.train_config import TrainConfig
-from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
+from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, weights_fingerprint
 from s1_controller_node.checkpoint import described, variant_of
 from s2_planner_node.checkpoint import LATENT_QUERIES, NETWORK_PREFIXES, generation_settings, load_protocol
 from s2_planner_node.image_processor import ImageProcessor

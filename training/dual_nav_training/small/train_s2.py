@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from dual_nav_training.batches import TrainingSet
 from dual_nav_training.draws import VisitSampler
 from dual_nav_training.lerobot import fingerprint
-from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder, weights_fingerprint
+from dual_nav_training.run_folder import MetricsFile, RunError, RunFolder
 from dual_nav_training.small.batches import Ask, Collate, Views
 from dual_nav_training.small.checkpoint import (
     SYSTEM1_SIZES,
@@ -38,7 +38,7 @@ from dual_nav_training.small.language import CHAT_TEMPLATE, TEMPLATE, build_toke
 from dual_nav_training.small.muon import MuonTrainer
 from dual_nav_training.small.network import SmallPlanner, small_config
 from dual_nav_training.small.objective import GROUND, SEE, GroundingTask
-from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder
+from dual_nav_util.checkpoint import CheckpointError, CheckpointFolder, weights_fingerprint
 from s1_controller_node.checkpoint import described, variant_of
 from s2_planner_node.prompt import PromptProtocol
 
