@@ -384,7 +384,8 @@ def _settle(root: Path, problems: Sequence[Problem], on_problem: OnProblem, epis
             + ("\n  …" if len(problems) > _NAMED else "")
         )
     if not episodes:
-        raise DataError(f"{root}: no usable episode ({len(problems)} problems)")
+        first = f"; the first: {problems[0]}" if problems else ""
+        raise DataError(f"{root}: no usable episode ({len(problems)} problems{first})")
 
 
 def _check_images(folder: Path, names: Sequence[str], listing: dict[Path, set[str]], verify: Verify,
